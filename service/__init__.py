@@ -1,0 +1,1 @@
+"""Onsale: a booking service for the moment when everybody wants a ticket."""

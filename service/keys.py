@@ -1,0 +1,56 @@
+"""The only speller of Redis keys.
+
+All keys of a partition carry its hash tag, so that they live in one cluster slot and one script
+may touch all of them. Nothing else in the package builds or parses a key.
+"""
+
+from typing import NamedTuple
+
+
+class EventKeys(NamedTuple):
+    """The four keys of one event, in the order in which every script takes them."""
+
+    event: str
+    users: str
+    waiting_list: str
+    gaps: str
+
+
+class PartitionKeys(NamedTuple):
+    """The keys that a partition has once, whatever its number of events."""
+
+    meta: str
+    calls: str
+    outbox: str
+
+
+def partition_of(event_id: int, partitions: int) -> int:
+    """Return the partition (0-based) that owns an event."""
+    return event_id % partitions
+
+
+def tag(partition: int) -> str:
+    """Return the hash tag of a partition, braces included: `{p00}`."""
+    return f"{{p{partition:02d}}}"
+
+
+def partition_keys(partition: int) -> PartitionKeys:
+    """Return the keys of a partition that do not belong to one event."""
+    prefix = tag(partition)
+    return PartitionKeys(f"{prefix}:meta", f"{prefix}:calls", f"{prefix}:outbox")
+
+
+def event_keys(partition: int, event_id: int) -> EventKeys:
+    """Return the keys of one event."""
+    prefix = tag(partition)
+    return EventKeys(
+        f"{prefix}:event:{event_id}",
+        f"{prefix}:users:{event_id}",
+        f"{prefix}:waiting_list:{event_id}",
+        f"{prefix}:gaps:{event_id}",
+    )
+
+
+def partition_pattern(partition: int) -> str:
+    """Return the SCAN pattern that finds every key of a partition."""
+    return f"{tag(partition)}:*"
