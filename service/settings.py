@@ -77,7 +77,9 @@ class Settings(BaseSettings):
             return None
         secret = self.db_password.get_secret_value() if self.db_password else ""
         password = f":{quote(secret, safe='')}" if secret else ""
-        return f"postgresql://{quote(self.db_user, safe='')}{password}@{self.db_host}/{self.db_name}"
+        return (
+            f"postgresql://{quote(self.db_user, safe='')}{password}@{self.db_host}/{self.db_name}"
+        )
 
     @cached_property
     def own_redis_url(self) -> str | None:

@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+-- Handshake, last step: begin the epoch that is on record, and open the partition.
+--
+-- KEYS
+--   1 {pNN}:meta    hash
+--   2 {pNN}:calls   hash
+--   3 {pNN}:outbox  stream
+-- ARGV
+--   1 next            text, `<epoch> <token>` of this attempt
+--   2 epoch           integer
+--   3 beginning       integer, the seq after which the epoch begins
+--   4 predecessor     integer, the epoch of the change with that seq; 0 before the first
+--   5 recorded_epoch  integer, of the record's cursor
+--   6 recorded        integer, seq of the record's cursor
+-- RETURNS outcome
+--   BEGUN    the partition is open
+--   CHANGED  the handshake is somebody else's by now; nothing was done
+-- ERRORS none; an outbox that is ahead of the id refuses it, and then nothing was done
+local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
+local next, epoch, beginning, predecessor, recorded_epoch, recorded =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local meta = redis.call('HMGET', meta_key, 'open', 'next')
+if meta[1] ~= '0' or meta[2] ~= next then
+  return { 'CHANGED' }
+end
+local time = redis.call('TIME')
+local now = time[1] .. string.format('%06d', time[2])
+local seq = string.format('%.0f', tonumber(beginning) + 1)
+redis.call('XADD', outbox_key, epoch .. '-' .. seq, 'v', '1', 'at', now, 'first', seq, 'changes',
+  'epoch_began - - {"beginning":' .. beginning .. ',"predecessor":' .. predecessor .. '}')
+redis.call('DEL', calls_key)
+redis.call('HSET', meta_key, 'epoch', epoch, 'seq', seq, 'recorded_epoch', recorded_epoch,
+  'recorded', recorded, 'open', '1')
+redis.call('HDEL', meta_key, 'next', 'loading', 'reason')
+return { 'BEGUN' }

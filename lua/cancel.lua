@@ -1,0 +1,110 @@
+#!lua
+-- Cancel for each user, in order: give a ticket back and, in the same step, to the first who waits;
+-- or leave the waiting list.
+--
+-- KEYS
+--   1 {pNN}:meta    hash
+--   2 {pNN}:calls   hash
+--   3 {pNN}:outbox  stream
+--   then four for each event
+--     {pNN}:event:<id>         hash
+--     {pNN}:users:<id>         hash
+--     {pNN}:waiting_list:<id>  list
+--     {pNN}:gaps:<id>          zset
+-- ARGV
+--   1 caller       text, `<worker>:<script>`
+--   2 number       integer, 1 and up, of this caller's call
+--   3 latest       integer, microseconds of Redis's clock after which the call is refused
+--   4 event_count  integer, 1..256
+--   then event_count event ids (text)
+--   then for each item, at most 256
+--     event        integer, 1..event_count, the place of the item's event among the ids
+--     user         text without white space
+-- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, promoted
+--   CANCELLED   seq of the cancellation, 1 when a waiter got the ticket, else 0
+--   LEFT        seq of leaving the waiting list, 0
+--   NOT_BOOKED  0, 0
+--   NO_EVENT    0, 0
+-- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
+-- @include fence
+-- @include numbered
+-- @include outbox
+-- @include events
+-- @include waiters
+
+local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
+local caller, number, latest, event_count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+local now = clock()
+local refusal, seq = fence(meta_key, now)
+if refusal then
+  return refusal
+end
+local again = repeated(calls_key, caller, number, latest, now, seq)
+if again then
+  return again
+end
+
+local ids = {}
+for i = 1, event_count do
+  ids[i] = ARGV[4 + i]
+end
+local events = read_events(4, ids)
+local changes = {}
+
+local function change(kind, event, user, state)
+  seq = seq + 1
+  set_user(event, user, state, text(seq), 0)
+  changes[#changes + 1] = kind .. ' ' .. event.id .. ' ' .. user
+  return text(seq)
+end
+
+-- Returns true when a waiter got the ticket that has come free.
+local function promote(event)
+  local user = event.waiting > 0 and next_waiter(event)
+  if not user then
+    return false
+  end
+  event.available = event.available - 1
+  event.waiting = event.waiting - 1
+  change('promoted', event, user, 'booked')
+  return true
+end
+
+local reply = { 'OK', EPOCH, '', now, '-' }
+for at = 5 + event_count, #ARGV, 2 do
+  local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
+  local outcome, change_seq, promoted = 'NO_EVENT', '0', '0'
+  if event.capacity then
+    local known = user_of(event, user)
+    if known.state == 'booked' then
+      outcome = 'CANCELLED'
+      change_seq = change('cancelled', event, user, 'cancelled')
+      event.available = event.available + 1
+      promoted = promote(event) and '1' or '0'
+    elseif known.state == 'waiting' then
+      outcome = 'LEFT'
+      event.left[#event.left + 1] = text(known.turn)
+      event.left[#event.left + 1] = text(known.turn)
+      change_seq = change('left', event, user, 'left_waiting_list')
+      event.waiting = event.waiting - 1
+    else
+      outcome = 'NOT_BOOKED'
+    end
+  end
+  reply[#reply + 1] = outcome
+  reply[#reply + 1] = change_seq
+  reply[#reply + 1] = promoted
+end
+reply[3] = text(seq)
+
+if #changes > 0 then
+  append(outbox_key, now, changes, seq)
+  redis.call('HSET', meta_key, 'seq', text(seq))
+  for _, event in ipairs(events) do
+    write_event(event, now)
+    forget_gaps(event)
+  end
+end
+remember(calls_key, caller, number, now, reply)
+return reply

@@ -1,0 +1,28 @@
+-- The fence: nothing runs unless this partition is open in the epoch that the script was loaded for.
+-- The epoch stands in the text, so that each epoch's scripts have digests of their own and a node
+-- that still caches older ones cannot be taken for this epoch's.
+local EPOCH = '@EPOCH@'
+
+-- Redis's own clock in microseconds since 1970, as text: a number of sixteen digits survives in
+-- Lua, but `..` would print it as 1.7e+15.
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] .. string.format('%06d', time[2])
+end
+
+-- seq as text: whole digits whatever its size.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- Returns the refusal to reply with, or nil and the seq of the last change.
+local function fence(meta_key, now)
+  local meta = redis.call('HMGET', meta_key, 'epoch', 'seq', 'open', 'reason')
+  if not meta[1] and not meta[3] then
+    return { 'UNINIT', '', '', now, '' }
+  end
+  if meta[1] ~= EPOCH or meta[3] ~= '1' then
+    return { 'FENCED', meta[1] or '', meta[2] or '', now, meta[4] or '' }
+  end
+  return nil, tonumber(meta[2])
+end

@@ -1,0 +1,73 @@
+#!lua
+-- Open events that were drawn on record: from here on they can be booked.
+--
+-- KEYS
+--   1 {pNN}:meta    hash
+--   2 {pNN}:calls   hash
+--   3 {pNN}:outbox  stream
+--   then four for each event
+--     {pNN}:event:<id>         hash
+--     {pNN}:users:<id>         hash
+--     {pNN}:waiting_list:<id>  list
+--     {pNN}:gaps:<id>          zset
+-- ARGV
+--   1 caller       text, `<worker>:<script>`
+--   2 number       integer, 1 and up, of this caller's call
+--   3 latest       integer, microseconds of Redis's clock after which the call is refused
+--   4 event_count  integer, 1..256
+--   then event_count event ids (text)
+--   then for each item, at most 256
+--     event        integer, 1..event_count, the place of the item's event among the ids
+--     capacity     integer, 1..10,000,000 tickets
+--     name         text
+--     details      JSON on one line, what the change says on record
+-- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, created_at
+--   OPENED  seq of the opening, its time in microseconds
+--   EXISTS  0, 0; Redis knows this id, or is loading it: the caller draws another
+-- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
+-- @include fence
+-- @include numbered
+-- @include outbox
+
+local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
+local caller, number, latest, event_count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+
+local now = clock()
+local refusal, seq = fence(meta_key, now)
+if refusal then
+  return refusal
+end
+local again = repeated(calls_key, caller, number, latest, now, seq)
+if again then
+  return again
+end
+
+local reply, changes, opened, taken = { 'OK', EPOCH, '', now, '-' }, {}, {}, {}
+for at = 5 + event_count, #ARGV, 4 do
+  local place = tonumber(ARGV[at])
+  local capacity, name, details = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local event_key = KEYS[4 + 4 * (place - 1)]
+  local outcome, change_seq, created_at = 'EXISTS', '0', '0'
+  if not taken[event_key] and redis.call('EXISTS', event_key) == 0 then
+    taken[event_key] = true
+    seq = seq + 1
+    outcome, change_seq, created_at = 'OPENED', text(seq), now
+    opened[#opened + 1] = { event_key, capacity, name }
+    changes[#changes + 1] = 'opened ' .. ARGV[4 + place] .. ' - ' .. details
+  end
+  reply[#reply + 1] = outcome
+  reply[#reply + 1] = change_seq
+  reply[#reply + 1] = created_at
+end
+reply[3] = text(seq)
+
+if #changes > 0 then
+  append(outbox_key, now, changes, seq)
+  redis.call('HSET', meta_key, 'seq', text(seq))
+  for _, event in ipairs(opened) do
+    redis.call('HSET', event[1], 'capacity', event[2], 'available', event[2], 'waiting', '0',
+      'next_turn', '1', 'name', event[3], 'created_at', now, 'updated_at', now)
+  end
+end
+remember(calls_key, caller, number, now, reply)
+return reply

@@ -1,0 +1,209 @@
+"""All wiring: what a role is made of, and how it starts and stops.
+
+The one place that turns exceptions into problem answers.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Router
+
+from service import ledger, openapi
+from service.bodies import problem_answer
+from service.engine import Engine
+from service.errors import ConfigurationError, Problem
+from service.handlers import Handlers
+from service.handshake import Handshake
+from service.ledger import Ledger, LedgerPool
+from service.partition import Partition
+from service.redis_store import RedisStore
+from service.settings import Settings
+from service.wire import Wire
+from service.writer import Writer
+
+log = logging.getLogger("onsale")
+
+_KEEP_ALIVE_S = 75
+_DRAIN_S = 5
+_BACKLOG = 2048
+
+
+def make_app(settings: Settings) -> Starlette:
+    """Return the API as an ASGI application; it connects when its lifespan starts."""
+    redis_url, postgresql_url = _urls(settings)
+    wires: list[Wire] = []
+    store = RedisStore(redis_url)
+    pool = LedgerPool(postgresql_url)
+    worker = secrets.token_hex(8)
+    handshakes = _handshakes(settings, store, postgresql_url, "api")
+    partitions = []
+    for number, handshake in handshakes.items():
+        wires.append(Wire(redis_url))
+        partitions.append(Partition(number, wires[-1], store, handshake, worker=worker))
+    engine = Engine(
+        partitions,
+        pool,
+        items_max=settings.batch_items_max,
+        waiting_max=settings.waiting_room_max,
+        deadline_s=settings.request_deadline_ms / 1000,
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        engine.start()
+        gc.collect()
+        gc.freeze()
+        yield
+        await engine.stop()
+        for wire in wires:
+            await wire.close()
+        await store.aclose()
+        await pool.aclose()
+
+    app = Starlette(
+        routes=[*Handlers(engine, settings.durability).routes(), *openapi.routes()],
+        exception_handlers={
+            Problem: _problem,
+            HTTPException: _http_exception,
+            ClientDisconnect: _disconnected,
+            Exception: _failure,
+        },
+        lifespan=lifespan,
+    )
+    _exact_paths(app.router)
+    return app
+
+
+def serve_api(settings: Settings, fd: int | None) -> None:
+    """Serve the API until SIGTERM or SIGINT; on an inherited listening socket, or on one's own.
+
+    Raises ConfigurationError when the address cannot be had.
+    """
+    _log_to_stderr()
+    config = uvicorn.Config(
+        make_app(settings),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        log_config=None,
+        log_level="warning",
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_DRAIN_S,
+        backlog=_BACKLOG,
+    )
+    listener = socket.socket(fileno=fd) if fd is not None else listen(settings.host, settings.port)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket. Raises ConfigurationError that names the address."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        msg = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise ConfigurationError(msg) from error
+
+
+def run_writer(settings: Settings) -> None:
+    """Carry the outbox into the record until SIGTERM or SIGINT."""
+    _log_to_stderr()
+    uvloop.run(_write(settings))
+
+
+async def _write(settings: Settings) -> None:
+    redis_url, postgresql_url = _urls(settings)
+    store = RedisStore(redis_url)
+    writer = Writer(
+        store,
+        lambda: ledger.connect(postgresql_url, purpose="writer"),
+        _handshakes(settings, store, postgresql_url, "writer"),
+        linger_s=settings.linger_ms_max / 1000,
+        retained_bytes=settings.retained_bytes,
+        clock=time.monotonic,
+    )
+    task = asyncio.ensure_future(writer.run())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await store.aclose()
+
+
+def _handshakes(
+    settings: Settings, store: RedisStore, postgresql_url: str, role: str
+) -> dict[int, Handshake]:
+    def connect(idle_s: int) -> Awaitable[Ledger]:
+        return ledger.connect(
+            postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
+        )
+
+    return {
+        number: Handshake(
+            number,
+            store,
+            connect,
+            partitions=settings.partitions,
+            durability=settings.durability,
+        )
+        for number in range(settings.partitions)
+    }
+
+
+def _urls(settings: Settings) -> tuple[str, str]:
+    if settings.own_redis_url is None or settings.postgresql_url is None:
+        msg = "REDIS_URL and DATABASE_URL must say where the stores are; `onsale up` brings its own"
+        raise ConfigurationError(msg)
+    return settings.own_redis_url, settings.postgresql_url
+
+
+def _exact_paths(router: Router) -> None:
+    """`/book/` is not `/book`: answered 404, never a redirect that a POST does not survive."""
+    router.redirect_slashes = False
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)  # registered for nothing else
+    return problem_answer(error)
+
+
+async def _http_exception(_: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such route, no such method."""
+    assert isinstance(error, HTTPException)  # registered for nothing else
+    if error.status_code == 405:
+        return problem_answer(Problem("method_not_allowed"), error.headers)
+    return problem_answer(Problem("not_found"))
+
+
+async def _disconnected(_: Request, __: Exception) -> Response:
+    """Nobody is there to read it; and it is no failure."""
+    return Response(status_code=400)
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return problem_answer(Problem("internal_error"))
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+    )

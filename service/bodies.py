@@ -1,0 +1,122 @@
+"""JSON over HTTP: bodies read within bounds, answers and problems encoded.
+
+Knows the shapes of requests and problems, nothing of Redis or PostgreSQL.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service.errors import Problem
+from service.models import BODY_BYTES_MAX
+from service.models import Request as RequestModel
+
+Body = TypeVar("Body", bound=RequestModel)
+
+_RETRY_AFTER_S = (1, 3)
+
+
+async def read_body(
+    request: Request, model: type[Body], *, bytes_max: int = BODY_BYTES_MAX
+) -> Body:
+    """Read and validate a JSON body.
+
+    Raises Problem: `unsupported_media_type`, `body_too_large`, `invalid_json`, `invalid_request`
+    with all invalid fields at once.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise Problem("unsupported_media_type")
+    raw = await _bounded(request, bytes_max)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise _invalid(error) from None
+
+
+async def _bounded(request: Request, bytes_max: int) -> bytes:
+    """Read the body, and no more than the bound: what counts is what came, not what was announced."""
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced[:12]) > bytes_max:
+        raise Problem("body_too_large", f"The body may have {bytes_max} bytes.")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > bytes_max:
+            raise Problem("body_too_large", f"The body may have {bytes_max} bytes.")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _invalid(error: ValidationError) -> Problem:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return Problem("invalid_json", found[0]["msg"] + ".")
+    errors = [
+        {
+            "pointer": "".join(f"/{_escaped(part)}" for part in e["loc"]),
+            "detail": e["msg"],
+        }
+        for e in found
+    ]
+    return Problem("invalid_request", "; ".join(_sentence(e) for e in errors), errors=errors)
+
+
+def _sentence(error: Mapping[str, str]) -> str:
+    return f"{error['pointer'] or 'the body'}: {error['detail']}"
+
+
+def _escaped(part: int | str) -> str:
+    """Escape a reference token of a JSON pointer, and cut what a stranger made long."""
+    return str(part)[:64].replace("~", "~0").replace("/", "~1")
+
+
+def answer(
+    status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Encode an answer."""
+    return Response(
+        _encode(body),
+        status_code=status,
+        media_type="application/json",
+        headers=dict(headers) if headers else None,
+    )
+
+
+def problem_answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Encode a problem as RFC 9457; what may be repeated later says when, with jitter."""
+    body: dict[str, Any] = {
+        "type": f"/problems/{problem.code}",
+        "title": problem.type.title,
+        "status": problem.type.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "message": problem.type.title,
+    }
+    if problem.errors:
+        body["errors"] = list(problem.errors)
+    extra = dict(headers or {})
+    if problem.type.status == 503:
+        extra["Retry-After"] = str(random.randint(*_RETRY_AFTER_S))  # jitter
+    if problem.type.status == 413:
+        # The rest of the body is not read, so nothing else can come on this connection.
+        extra["Connection"] = "close"
+    return Response(
+        _encode(body),
+        status_code=problem.type.status,
+        media_type="application/problem+json",
+        headers=extra,
+    )
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+__all__ = ["ClientDisconnect", "answer", "problem_answer", "read_body"]

@@ -1,0 +1,178 @@
+"""The HTTP edge: decode, call the engine, encode. No Redis and no SQL here.
+
+A refusal is a `Problem`, which `app` encodes. Answers about one user are not to be stored by
+anybody in between.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from service.bodies import answer, read_body
+from service.engine import Engine, EventState
+from service.errors import PROBLEMS, Problem
+from service.models import (
+    INITIALIZE_BODY_BYTES_MAX,
+    BookRequest,
+    CancelRequest,
+    InitializeRequest,
+    parse_event_id,
+    parse_user_id,
+)
+
+_START = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_STORE = {"Cache-Control": "no-store"}
+_CANCELLED = "Booking cancelled and ticket reassigned if applicable"
+
+
+class Handlers:
+    """The handlers of one application."""
+
+    def __init__(self, engine: Engine, durability: str) -> None:
+        """`durability` is the level that every answer about a booking names."""
+        self._engine = engine
+        self._durability = durability
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the API."""
+        return [
+            Route("/initialize", self.initialize, methods=["POST"]),
+            Route("/book", self.book, methods=["POST"]),
+            Route("/cancel", self.cancel, methods=["POST"]),
+            Route("/status/{event_id}", self.status, methods=["GET"]),
+            Route("/events/{event_id}/users/{user_id}", self.user, methods=["GET"]),
+            Route("/problems/{code}", self.problem, methods=["GET"]),
+            Route("/livez", self.livez, methods=["GET"]),
+            Route("/readyz", self.readyz, methods=["GET"]),
+            Route("/", self.index, methods=["GET"]),
+        ]
+
+    async def initialize(self, request: Request) -> Response:
+        """Open an event: 201."""
+        asked = await read_body(request, InitializeRequest, bytes_max=INITIALIZE_BODY_BYTES_MAX)
+        event = await self._engine.initialize(asked.name, asked.totalTickets)
+        body = {
+            "id": event.event_id,
+            "name": event.name,
+            "totalTickets": event.capacity,
+            "remainingTickets": event.available,
+            "createdAt": _time(event.created_at),
+            "updatedAt": _time(event.updated_at),
+        }
+        return answer(201, {"event": body}, {"Location": f"/status/{event.event_id}"})
+
+    async def book(self, request: Request) -> Response:
+        """Book: 201, 202 while waiting, 200 for a booking that stood."""
+        asked = await read_body(request, BookRequest)
+        booking = await self._engine.book(asked.eventId, asked.userId)
+        waiting = booking.status == "waiting"
+        body = {
+            "message": "Added to waiting list" if waiting else "Ticket booked successfully",
+            "status": booking.status,
+            "eventId": asked.eventId,
+            "userId": asked.userId,
+            "quantity": asked.quantity,
+            "durability": self._durability,
+            "epoch": booking.at.epoch,
+            "seq": booking.at.seq,
+        }
+        if waiting:
+            body["position"] = booking.position
+        status = 202 if waiting else 201 if booking.new else 200
+        location = f"/events/{asked.eventId}/users/{asked.userId}"
+        return answer(status, body, {"Location": location, **_NO_STORE})
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel, or leave the waiting list: 200. Never says who was promoted."""
+        asked = await read_body(request, CancelRequest)
+        done = await self._engine.cancel(asked.eventId, asked.userId)
+        left = done.status == "left_waiting_list"
+        body = {
+            "message": "Left the waiting list" if left else _CANCELLED,
+            "status": done.status,
+            "eventId": asked.eventId,
+            "userId": asked.userId,
+            "reassigned": done.reassigned,
+            "durability": self._durability,
+            "epoch": done.at.epoch,
+            "seq": done.at.seq,
+        }
+        return answer(200, body, _NO_STORE)
+
+    async def status(self, request: Request) -> Response:
+        """Tell how an event stands: 200."""
+        event = await self._engine.event(_event_id(request))
+        return answer(200, _status(event), {"Cache-Control": "no-cache"})
+
+    async def user(self, request: Request) -> Response:
+        """Tell a user's state: 200."""
+        event_id = _event_id(request)
+        user_id = parse_user_id(request.path_params["user_id"])
+        if user_id is None:
+            raise Problem("not_booked")
+        state = await self._engine.user(event_id, user_id)
+        body: dict[str, object] = {
+            "eventId": event_id,
+            "userId": user_id,
+            "status": state.status,
+        }
+        if state.status in ("booked", "waiting"):
+            body["quantity"] = 1
+        if state.status == "waiting":
+            body["position"] = state.position
+        body["seq"] = state.seq
+        return answer(200, body, _NO_STORE)
+
+    async def problem(self, request: Request) -> Response:
+        """Explain a problem's code: what a `type` points to."""
+        code = request.path_params["code"]
+        if code not in PROBLEMS:
+            raise Problem("not_found")
+        known = PROBLEMS[code]
+        body = {
+            "code": code,
+            "status": known.status,
+            "title": known.title,
+            "repeat": known.repeat,
+        }
+        return answer(200, body)
+
+    async def livez(self, _: Request) -> Response:
+        """Say that this process answers: 200, whatever the stores do."""
+        return answer(200, {"status": "live"}, _NO_STORE)
+
+    async def readyz(self, _: Request) -> Response:
+        """Say whether bookings are taken: 200, or the problem that stands in the way."""
+        await self._engine.ready()
+        return answer(200, {"status": "ready"}, _NO_STORE)
+
+    async def index(self, _: Request) -> Response:
+        """Lead a person who opens the address to the documentation."""
+        return RedirectResponse("/docs", status_code=307)
+
+
+def _event_id(request: Request) -> int:
+    event_id = parse_event_id(request.path_params["event_id"])
+    if event_id is None:
+        raise Problem("event_not_found")
+    return event_id
+
+
+def _status(event: EventState) -> dict[str, object]:
+    return {
+        "eventId": event.event_id,
+        "name": event.name,
+        "totalTickets": event.capacity,
+        "remainingTickets": event.available,
+        "waitingListCount": event.waiting,
+        "createdAt": _time(event.created_at),
+        "updatedAt": _time(event.updated_at),
+    }
+
+
+def _time(at: int) -> str:
+    """Return microseconds since 1970 as RFC 3339, in UTC, to the millisecond as the original did."""
+    moment = _START + timedelta(microseconds=at)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

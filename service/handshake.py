@@ -1,0 +1,337 @@
+"""The handshake: how Redis and PostgreSQL come to agree before the first answer (PROTOCOL 10-16).
+
+Start, restart, failover and repair are this one procedure. One at a time per partition, under an
+advisory lock held by the one connection that does all of it; it may die anywhere and be frozen
+anywhere, because every step in Redis does nothing unless `next` holds this attempt's token, and a
+holder that is frozen loses its session. It alone loads scripts.
+
+Here are the verdicts begin, continue and rebuild, adoption, and resumption; everything else stays
+closed. A rebuild leaves Redis empty: each event comes back by the load script when it is asked for.
+"""
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from service.errors import ConfigurationError, CorruptEntryError
+from service.ledger import UNAVAILABLE, Decision, Ledger
+from service.lineage import NOWHERE, Epoch, Lineage, Position
+from service.outbox import Change
+from service.redis_store import Closed, Meta, RedisStore
+from service.settings import Durability
+
+log = logging.getLogger("onsale.handshake")
+
+_NEEDED = {
+    "fsync": {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+    },
+    "memory": {"maxmemory-policy": "noeviction"},
+}
+_KEEP_ALIVE_ENTRIES = 10_000
+_LOCK_WAIT_S = 3.0
+_SESSION_IDLE_S = 15
+_TRIES_MAX = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The partition serves, in this epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StaysClosed:
+    """The stores do not agree; an operator has to look."""
+
+    reason: str
+
+
+class HandshakeImpossible(Exception):
+    """It cannot be done now; it may be tried again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What a comparison came to. Without a beginning the partition stays closed."""
+
+    name: str
+    beginning: Position | None
+    reason: str
+
+
+class Handshake:
+    """Runs handshakes of one partition, for a worker or for the writer."""
+
+    def __init__(
+        self,
+        partition: int,
+        redis: RedisStore,
+        connect: Callable[[int], Awaitable[Ledger]],
+        *,
+        partitions: int,
+        durability: Durability,
+        token: Callable[[], str] = lambda: secrets.token_hex(8),
+    ) -> None:
+        """`connect` takes the seconds after which an idle session ends."""
+        self.partition = partition
+        self._redis = redis
+        self._connect = connect
+        self._partitions = partitions
+        self._durability = durability
+        self._token = token
+
+    async def run(self, seen: Position = NOWHERE, *, adopt: bool = True) -> Opened | StaysClosed:
+        """Make the stores agree, or adopt what another has made.
+
+        `seen` is the highest position that the caller has met in a reply; `adopt` is False where
+        the caller knows that what is open cannot be trusted. May be repeated and cancelled at any
+        point. Raises HandshakeImpossible, redis.exceptions.RedisError or OSError.
+        """
+        try:
+            ledger = await self._connect(_SESSION_IDLE_S)
+        except UNAVAILABLE as error:
+            return await self._adopt_without_record(seen, adopt=adopt, why=str(error))
+        async with ledger:
+            try:
+                await self._check(ledger)
+                if not await ledger.lock_handshake(self.partition, wait_s=_LOCK_WAIT_S):
+                    msg = "another handshake of this partition is at work"
+                    raise HandshakeImpossible(msg)
+                for _ in range(_TRIES_MAX):
+                    result = await self._attempt(ledger, seen, adopt=adopt)
+                    if result is not None:
+                        return result
+            except UNAVAILABLE as error:
+                msg = f"PostgreSQL: {error or type(error).__name__}"
+                raise HandshakeImpossible(msg) from error
+        msg = f"taken over by others {_TRIES_MAX} times"
+        raise HandshakeImpossible(msg)
+
+    async def _check(self, ledger: Ledger) -> None:
+        """Refuse a deployment or a Redis that cannot keep the promise."""
+        try:
+            await ledger.claim_partitions(self._partitions)
+            found = await self._redis.configuration()
+        except ConfigurationError as error:
+            raise HandshakeImpossible(str(error)) from error
+        for name, needed in _NEEDED[self._durability].items():
+            if found.get(name) != needed:
+                msg = f"Redis has {name} {found.get(name)!r}; {self._durability} needs {needed!r}"
+                raise HandshakeImpossible(msg)
+
+    async def _adopt_without_record(
+        self, seen: Position, *, adopt: bool, why: str
+    ) -> Opened | StaysClosed:
+        """PostgreSQL is away: a Redis that was not restarted since may go on; others wait."""
+        meta = await self._redis.meta(self.partition)
+        if adopt and meta and await self._serves(meta, seen):
+            return Opened(meta.epoch)
+        msg = f"this Redis has to be compared with PostgreSQL, which cannot be reached: {why}"
+        raise HandshakeImpossible(msg)
+
+    async def _serves(self, meta: Meta, seen: Position) -> bool:
+        return (
+            meta.open
+            and not meta.next
+            and seen <= meta.last
+            and await self._redis.scripts_loaded(meta.epoch)
+        )
+
+    async def _attempt(
+        self, ledger: Ledger, seen: Position, *, adopt: bool
+    ) -> Opened | StaysClosed | None:
+        """Once through: adopt, or resume, or close and compare; then finish. None: look again."""
+        before = await ledger.cursor(self.partition)
+        meta = await self._redis.meta(self.partition)
+        after = await ledger.cursor(self.partition)
+        lineage = (await ledger.lineages([self.partition]))[self.partition]
+        if (
+            adopt
+            and meta
+            and lineage.newest
+            and lineage.newest.epoch == meta.epoch
+            and before <= meta.last
+            and meta.recorded <= after
+            and await self._serves(meta, seen)
+        ):
+            return Opened(meta.epoch)
+        if meta and (epoch := _died_between(meta, lineage)):
+            next_ = f"{epoch.epoch} {self._token()}"
+            log.info(
+                "p%02d: resuming epoch %d (%s)",
+                self.partition,
+                epoch.epoch,
+                epoch.verdict,
+            )
+            if not await self._redis.resume(self.partition, meta.next, next_):
+                return None
+            return await self._finish(ledger, epoch, next_)
+        return await self._close_and_compare(ledger, meta)
+
+    async def _close_and_compare(
+        self, ledger: Ledger, meta: Meta | None
+    ) -> Opened | StaysClosed | None:
+        number = 1 + max(
+            await ledger.highest_epoch(self.partition),
+            await self._redis.outbox_epoch(self.partition),
+            meta.epoch if meta else 0,
+            _epoch_of(meta.next) if meta else 0,
+        )
+        next_ = f"{number} {self._token()}"
+        closed = await self._redis.close(self.partition, meta, next_)
+        if closed is None:
+            return None
+        try:
+            whole = await self._outbox_is_whole(ledger, closed)
+            tail = await self._tail(ledger, closed)
+        except CorruptEntryError as error:
+            whole, tail = str(error), []
+        async with ledger.deciding(self.partition) as decision:
+            verdict = _decide(closed, decision, whole)
+            begins = verdict.beginning
+            await decision.put_epoch(
+                number,
+                verdict.name,
+                begins.seq if begins else None,
+                begins.epoch if begins else None,
+                verdict.reason,
+            )
+            if verdict.name == "rebuild" and decision.recorded:
+                await self._keep_orphans(decision, tail, number)
+        log.info(
+            "p%02d: epoch %d, %s: %s",
+            self.partition,
+            number,
+            verdict.name,
+            verdict.reason,
+        )
+        if begins is None:
+            kept = await self._redis.stay_closed(self.partition, next_, verdict.reason)
+            return StaysClosed(verdict.reason) if kept else None
+        epoch = Epoch(number, begins.seq, begins.epoch, verdict.name)
+        return await self._finish(ledger, epoch, next_)
+
+    async def _keep_orphans(self, decision: Decision, tail: list[Change], number: int) -> None:
+        """Keep what a rebuild is about to drop and the record does not have."""
+        recorded = decision.recorded or NOWHERE
+        lost = [
+            change
+            for change in tail
+            if change.seq > recorded.seq
+            or not decision.lineage.holds(Position(change.epoch, change.seq))
+        ]
+        if lost:
+            await decision.put_orphans(lost, number)
+            log.error("p%02d: %d changes of Redis are orphans now", self.partition, len(lost))
+
+    async def _finish(self, ledger: Ledger, epoch: Epoch, next_: str) -> Opened | None:
+        """Carry a verdict out. Every step may be repeated, by this attempt or the next."""
+        if epoch.verdict == "rebuild" and not await self._redis.empty(self.partition, next_):
+            return None
+        await self._redis.load_scripts(epoch.epoch)
+        began = await self._redis.begin_epoch(
+            self.partition,
+            next_,
+            Position(epoch.epoch, epoch.beginning),
+            epoch.predecessor,
+            await ledger.cursor(self.partition),
+        )
+        return Opened(epoch.epoch) if began else None
+
+    async def _outbox_is_whole(self, ledger: Ledger, closed: Closed) -> str:
+        """Return what is missing between P and R, empty when nothing is.
+
+        R stands still; the writer may go on, and trim behind itself: a hole that it made is gone
+        when P is read again.
+        """
+        missing = ""
+        for _ in range(2):
+            at = await ledger.cursor(self.partition)
+            entries = 0
+            missing = ""
+            async for entry in self._redis.outbox_after(self.partition, at):
+                if entry.first != at.seq + 1:
+                    missing = f"changes {at.seq + 1} to {entry.first - 1} are not in the outbox"
+                    break
+                at = entry.last
+                entries += 1
+                if entries % _KEEP_ALIVE_ENTRIES == 0:
+                    await ledger.keep_alive()
+            if not missing and at < closed.last:
+                missing = f"changes {at.seq + 1} to {closed.last.seq} are not in the outbox"
+            if not missing:
+                break
+        return missing
+
+    async def _tail(self, ledger: Ledger, closed: Closed) -> list[Change]:
+        """Return what Redis holds beyond the record or beyond its lineage, for the orphans."""
+        recorded = await ledger.cursor(self.partition)
+        lineage = (await ledger.lineages([self.partition]))[self.partition]
+        start = recorded
+        if lineage.newest and 0 < closed.last.epoch < lineage.newest.epoch:
+            ends = lineage.ends(closed.last.epoch)
+            start = Position(closed.last.epoch, min(recorded.seq, ends or 0))
+        return [
+            change
+            async for entry in self._redis.outbox_after(self.partition, start)
+            for change in entry.changes
+        ]
+
+
+def _epoch_of(next_: str) -> int:
+    return int(next_.split(" ", 1)[0]) if next_ else 0
+
+
+def _died_between(meta: Meta, lineage: Lineage) -> Epoch | None:
+    """Return the epoch of an attempt that put its verdict on record and did not open."""
+    promised = _epoch_of(meta.next)
+    newest = lineage.newest
+    if meta.open or newest is None or newest.epoch != promised or meta.epoch >= promised:
+        return None
+    return newest
+
+
+def _decide(closed: Closed, decision: Decision, missing: str) -> _Verdict:
+    """Compare W, P and R, and their lineage."""
+    recorded = decision.recorded or NOWHERE
+    newest = decision.lineage.newest
+    if closed.recorded > recorded:
+        return _Verdict(
+            "stay_closed",
+            None,
+            f"PostgreSQL went back: Redis knows {closed.recorded.entry_id} to be on record,"
+            f" which ends at {recorded.entry_id}",
+        )
+    if closed.last.epoch == 0 or closed.loading:
+        if newest is not None:
+            return _Verdict("rebuild", recorded, "Redis was empty")
+        if recorded == NOWHERE and not closed.loading:
+            return _Verdict("begin", NOWHERE, "both stores were empty")
+        return _Verdict("stay_closed", None, "PostgreSQL lost the lineage of a rebuild")
+    if newest is None or decision.lineage.begins(closed.last.epoch) is None:
+        return _Verdict(
+            "stay_closed",
+            None,
+            f"PostgreSQL does not know epoch {closed.last.epoch} of Redis",
+        )
+    if newest.epoch != closed.last.epoch:
+        return _Verdict(
+            "rebuild",
+            recorded,
+            f"Redis is of epoch {closed.last.epoch}, the record of {newest.epoch}",
+        )
+    if closed.last < recorded:
+        return _Verdict(
+            "rebuild",
+            recorded,
+            f"Redis went back: it ends at {closed.last.entry_id},"
+            f" the record at {recorded.entry_id}",
+        )
+    if missing:
+        return _Verdict("stay_closed", None, f"the outbox has a hole: {missing}")
+    return _Verdict("continue", closed.last, "Redis has all that is on record, and the tail")

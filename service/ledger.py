@@ -1,0 +1,516 @@
+"""PostgreSQL, the record: every SQL statement of the service, and nothing that decides.
+
+Times are PostgreSQL's to store and never to order by: order is seq. A connection is thrown away
+after any error; see `connect`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Self
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from service.errors import ConfigurationError, RefusedChangeError
+from service.lineage import NOWHERE, Epoch, Lineage, Position
+from service.outbox import STATUS_AFTER, Change
+
+UNAVAILABLE = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    OSError,
+    TimeoutError,
+    asyncio.IncompleteReadError,
+)
+"""What a statement raises when PostgreSQL cannot do it now; another connection may, later."""
+
+_HANDSHAKE_LOCK = 0x6F6E73
+"""First key of the advisory locks under which handshakes run, one at a time per partition."""
+
+_EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
+_SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
+_WAITING = {"waiting": 1, "promoted": -1, "left": -1}
+
+
+def from_microseconds(at: int) -> datetime:
+    """Return a time of Redis's clock as PostgreSQL stores it, to the microsecond."""
+    return _EPOCH_START + timedelta(microseconds=at)
+
+
+def to_microseconds(at: datetime) -> int:
+    """Return a stored time as Redis's clock counts it."""
+    return (at - _EPOCH_START) // timedelta(microseconds=1)
+
+
+def chain(head: bytes, partition: int, change: Change) -> bytes:
+    """Return the hash of a journal row: SHA-256 over the one before and every word of this one."""
+    words = (
+        partition,
+        change.seq,
+        change.epoch,
+        change.at,
+        change.kind,
+        "-" if change.event_id is None else change.event_id,
+        change.user_id or "-",
+        change.details or "-",
+    )
+    return sha256(head + " ".join(map(str, words)).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """P: the last change on record, and the hash of its journal row."""
+
+    last: Position
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EventOnRecord:
+    """One event as the record has it at `recorded`, all of one snapshot. Times in microseconds."""
+
+    recorded: Position
+    name: str
+    capacity: int
+    sold: int
+    waiting: int
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserOnRecord:
+    """One user of an event."""
+
+    user_id: str
+    status: str
+    quantity: int
+    seq: int
+
+
+class Ledger:
+    """One connection to the record. Methods raise what `UNAVAILABLE` lists."""
+
+    def __init__(self, connection: "asyncpg.Connection | PoolConnectionProxy") -> None:
+        """Wrap a connection made by `connect`."""
+        self._connection = connection
+
+    async def __aenter__(self) -> Self:
+        """Nothing to do: it is connected."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close; whatever the connection held (locks, a transaction) is let go by the server."""
+        try:
+            await self._connection.close(timeout=1)
+        except UNAVAILABLE:
+            self._connection.terminate()
+
+    async def version(self) -> str:
+        """Return the server's version."""
+        return str(await self._connection.fetchval("SHOW server_version"))
+
+    async def keep_alive(self) -> None:
+        """Prove to the server that this session is not frozen."""
+        await self._connection.execute("SELECT 1")
+
+    async def claim_partitions(self, partitions: int) -> None:
+        """Put the number of partitions on record at the first start, or compare it.
+
+        Raises ConfigurationError when the record has another: events would change partition.
+        """
+        await self._connection.execute(
+            "INSERT INTO deployment (partitions) VALUES ($1) ON CONFLICT DO NOTHING",
+            partitions,
+        )
+        held = await self._connection.fetchval("SELECT partitions FROM deployment")
+        if held != partitions:
+            msg = f"ONSALE_PARTITIONS is {partitions}, but this record was begun with {held}"
+            raise ConfigurationError(msg)
+
+    async def cursors(self, partitions: Iterable[int]) -> dict[int, Cursor]:
+        """Return P of each partition; one that was never begun is absent."""
+        return await self._cursors("", partitions)
+
+    async def cursor(self, partition: int) -> Position:
+        """Return P of one partition."""
+        found = await self.cursors([partition])
+        return found[partition].last if partition in found else NOWHERE
+
+    async def lineages(self, partitions: Iterable[int]) -> dict[int, Lineage]:
+        """Return the lineage of each partition."""
+        wanted = list(partitions)
+        rows = await self._connection.fetch(
+            "SELECT partition, epoch, beginning, predecessor, verdict FROM epochs"
+            " WHERE partition = ANY($1) AND beginning IS NOT NULL",
+            wanted,
+        )
+        epochs: dict[int, list[Epoch]] = {partition: [] for partition in wanted}
+        for row in rows:
+            epochs[row["partition"]].append(
+                Epoch(row["epoch"], row["beginning"], row["predecessor"], row["verdict"])
+            )
+        return {partition: Lineage(found) for partition, found in epochs.items()}
+
+    async def _cursors(self, lock: str, partitions: Iterable[int]) -> dict[int, Cursor]:
+        rows = await self._connection.fetch(
+            "SELECT partition, epoch, seq, head FROM cursors WHERE partition = ANY($1)"
+            f" ORDER BY partition {lock}",
+            list(partitions),
+        )
+        return {
+            row["partition"]: Cursor(Position(row["epoch"], row["seq"]), row["head"])
+            for row in rows
+        }
+
+    # Events.
+
+    async def draw_event(self, name: str, capacity: int) -> int:
+        """Put a new event on record as `opening`, and return its id."""
+        return int(
+            await self._connection.fetchval(
+                "INSERT INTO events (name, capacity) VALUES ($1, $2) RETURNING id",
+                name,
+                capacity,
+            )
+        )
+
+    async def event_status(self, event_id: int) -> str | None:
+        """Return `opening`, `open`, or None for an event that was never drawn."""
+        status: str | None = await self._connection.fetchval(
+            "SELECT status FROM events WHERE id = $1", event_id
+        )
+        return status
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Self]:
+        """What is read inside is of one moment."""
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            yield self
+
+    async def event(self, event_id: int, partition: int) -> EventOnRecord | None:
+        """Return an open event together with P. To be asked inside a `snapshot`."""
+        recorded = await self.cursor(partition)
+        row = await self._connection.fetchrow(
+            "SELECT name, capacity, sold, waiting, created_at, updated_at FROM events"
+            " WHERE id = $1 AND status = 'open'",
+            event_id,
+        )
+        if row is None:
+            return None
+        return EventOnRecord(
+            recorded=recorded,
+            name=row["name"],
+            capacity=row["capacity"],
+            sold=row["sold"],
+            waiting=row["waiting"],
+            created_at=to_microseconds(row["created_at"]),
+            updated_at=to_microseconds(row["updated_at"]),
+        )
+
+    async def users(self, event_id: int, *, count: int) -> AsyncIterator[list[UserOnRecord]]:
+        """Yield an event's users in pages, those who wait in the order in which they joined.
+
+        To be asked inside a `snapshot`.
+        """
+        cursor = await self._connection.cursor(
+            "SELECT user_id, status, quantity, seq FROM bookings WHERE event_id = $1 ORDER BY seq",
+            event_id,
+        )
+        while rows := await cursor.fetch(count):
+            yield [UserOnRecord(*row) for row in rows]
+
+    # The writer.
+
+    @asynccontextmanager
+    async def applying(self, partitions: Iterable[int]) -> AsyncIterator["Application"]:
+        """One transaction that holds the cursors' locks; commits at the end, or not at all.
+
+        The epochs are read after the locks, so that a handshake's verdict is seen or waits.
+        Raises RefusedChangeError for a change that PostgreSQL refuses for what it says.
+        """
+        wanted = sorted(partitions)
+        try:
+            async with self._connection.transaction():
+                cursors = await self._cursors("FOR UPDATE", wanted)
+                lineages = await self.lineages(wanted)
+                yield Application(self._connection, cursors, lineages)
+        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+            raise RefusedChangeError(str(error)) from error
+
+    # The handshake.
+
+    async def lock_handshake(self, partition: int, *, wait_s: float) -> bool:
+        """Become the only handshake of a partition, until this connection ends.
+
+        False when another held it all the time.
+        """
+        try:
+            async with self._connection.transaction():
+                await self._connection.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
+                await self._connection.execute(
+                    "SELECT pg_advisory_lock($1, $2)", _HANDSHAKE_LOCK, partition
+                )
+        except asyncpg.LockNotAvailableError:
+            return False
+        return True
+
+    async def highest_epoch(self, partition: int) -> int:
+        """Return the greatest epoch that the record knows of, closed ones included."""
+        return int(
+            await self._connection.fetchval(
+                "SELECT coalesce(max(epoch), 0) FROM (SELECT epoch FROM epochs WHERE partition = $1"
+                " UNION ALL SELECT epoch FROM cursors WHERE partition = $1"
+                " UNION ALL SELECT epoch FROM orphans WHERE partition = $1) AS known",
+                partition,
+            )
+        )
+
+    @asynccontextmanager
+    async def deciding(self, partition: int) -> AsyncIterator["Decision"]:
+        """One transaction in which P stands still and a verdict is put on record."""
+        async with self._connection.transaction():
+            cursors = await self._cursors("FOR UPDATE", [partition])
+            lineages = await self.lineages([partition])
+            yield Decision(
+                self._connection,
+                partition,
+                cursors[partition].last if partition in cursors else None,
+                lineages[partition],
+            )
+
+
+class Application:
+    """The inside of the writer's transaction."""
+
+    def __init__(
+        self,
+        connection: "asyncpg.Connection | PoolConnectionProxy",
+        cursors: Mapping[int, Cursor],
+        lineages: Mapping[int, Lineage],
+    ) -> None:
+        """Made by `Ledger.applying`."""
+        self._connection = connection
+        self.cursors = cursors
+        self.lineages = lineages
+
+    async def record(self, partition: int, changes: Sequence[Change]) -> Position:
+        """Write changes, in order, to journal, events and bookings; move the cursor to the last."""
+        head = await self._journal(partition, changes)
+        await self._open_events([c for c in changes if c.kind == "opened"])
+        await self._bookings(changes)
+        await self._counters(changes)
+        last = Position(changes[-1].epoch, changes[-1].seq)
+        await self._connection.execute(
+            "UPDATE cursors SET epoch = $2, seq = $3, head = $4, updated_at = now()"
+            " WHERE partition = $1",
+            partition,
+            last.epoch,
+            last.seq,
+            head,
+        )
+        return last
+
+    async def _journal(self, partition: int, changes: Sequence[Change]) -> bytes:
+        head = self.cursors[partition].head
+        hashes: list[bytes] = []
+        for change in changes:
+            head = chain(head, partition, change)
+            hashes.append(head)
+        await self._connection.execute(
+            "INSERT INTO journal"
+            " (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"
+            " SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[],"
+            " $6::bigint[], $7::text[], $8::text[], $9::bytea[])",
+            partition,
+            [c.seq for c in changes],
+            [c.epoch for c in changes],
+            [from_microseconds(c.at) for c in changes],
+            [c.kind for c in changes],
+            [c.event_id for c in changes],
+            [c.user_id for c in changes],
+            [c.details for c in changes],
+            hashes,
+        )
+        return head
+
+    async def _open_events(self, opened: Sequence[Change]) -> None:
+        """An event's row may have been lost with its draw, so `opened` can make it anew."""
+        for change in opened:
+            await self._connection.execute(
+                "INSERT INTO events (id, status, name, capacity, created_at, updated_at)"
+                " SELECT $1, 'open', d->>'name', (d->>'totalTickets')::integer, $3, $3"
+                " FROM (SELECT $2::jsonb AS d) AS details"
+                " ON CONFLICT (id) DO UPDATE SET status = 'open', name = excluded.name,"
+                " capacity = excluded.capacity, created_at = excluded.created_at,"
+                " updated_at = excluded.updated_at",
+                change.event_id,
+                change.details,
+                from_microseconds(change.at),
+            )
+
+    async def _bookings(self, changes: Sequence[Change]) -> None:
+        """A user may change several times in a batch; the last state is the one to keep."""
+        latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
+        if not latest:
+            return
+        kept = list(latest.values())
+        await self._connection.execute(
+            "INSERT INTO bookings (event_id, user_id, status, seq, updated_at)"
+            " SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],"
+            " $5::timestamptz[])"
+            " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
+            " seq = excluded.seq, updated_at = excluded.updated_at",
+            [c.event_id for c in kept],
+            [c.user_id for c in kept],
+            [STATUS_AFTER[c.kind] for c in kept],
+            [c.seq for c in kept],
+            [from_microseconds(c.at) for c in kept],
+        )
+
+    async def _counters(self, changes: Sequence[Change]) -> None:
+        """Net of the batch; a change about an event that is not on record is refused."""
+        sold: dict[int, int] = {}
+        waiting: dict[int, int] = {}
+        latest: dict[int, int] = {}
+        for change in changes:
+            if change.event_id is None or change.kind not in STATUS_AFTER:
+                continue
+            event_id = change.event_id
+            sold[event_id] = sold.get(event_id, 0) + _SOLD.get(change.kind, 0)
+            waiting[event_id] = waiting.get(event_id, 0) + _WAITING.get(change.kind, 0)
+            latest[event_id] = change.at
+        if not latest:
+            return
+        ids = list(latest)
+        done = await self._connection.fetch(
+            "UPDATE events SET sold = events.sold + d.sold, waiting = events.waiting + d.waiting,"
+            " updated_at = d.at FROM unnest($1::bigint[], $2::integer[], $3::integer[],"
+            " $4::timestamptz[]) AS d (id, sold, waiting, at)"
+            " WHERE events.id = d.id AND events.status = 'open' RETURNING events.id",
+            ids,
+            [sold[i] for i in ids],
+            [waiting[i] for i in ids],
+            [from_microseconds(latest[i]) for i in ids],
+        )
+        if missing := sorted(set(ids) - {row["id"] for row in done}):
+            msg = f"changes about events that are not on record: {missing}"
+            raise RefusedChangeError(msg)
+
+
+class Decision:
+    """The inside of the handshake's transaction: P and the lineage, standing still."""
+
+    def __init__(
+        self,
+        connection: "asyncpg.Connection | PoolConnectionProxy",
+        partition: int,
+        recorded: Position | None,
+        lineage: Lineage,
+    ) -> None:
+        """Made by `Ledger.deciding`. `recorded` is None where the partition was never begun."""
+        self._connection = connection
+        self._partition = partition
+        self.recorded = recorded
+        self.lineage = lineage
+
+    async def put_epoch(
+        self,
+        epoch: int,
+        verdict: str,
+        beginning: int | None,
+        predecessor: int | None,
+        reason: str,
+    ) -> None:
+        """Put an epoch on record; `begin` also makes the partition's cursor."""
+        await self._connection.execute(
+            "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
+            " VALUES ($1, $2, $3, $4, $5, $6)",
+            self._partition,
+            epoch,
+            verdict,
+            beginning,
+            predecessor,
+            reason,
+        )
+        if self.recorded is None:
+            await self._connection.execute(
+                "INSERT INTO cursors (partition, epoch, seq, head) VALUES ($1, 0, 0, '')",
+                self._partition,
+            )
+
+    async def put_orphans(self, changes: Sequence[Change], found_by: int) -> None:
+        """Keep changes that no lineage leads to."""
+        await self._connection.executemany(
+            "INSERT INTO orphans (partition, epoch, seq, at, kind, event_id, user_id, details,"
+            " found_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+            [
+                (
+                    self._partition,
+                    c.epoch,
+                    c.seq,
+                    from_microseconds(c.at),
+                    c.kind,
+                    c.event_id,
+                    c.user_id,
+                    c.details,
+                    found_by,
+                )
+                for c in changes
+            ],
+        )
+
+
+async def connect(url: str, *, purpose: str, idle_s: int = 0, timeout_s: float = 5.0) -> Ledger:
+    """Connect to the record. Nothing a session does may hang for ever, whoever is frozen.
+
+    `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks.
+    """
+    settings: dict[str, Any] = {
+        "application_name": f"onsale {purpose}",
+        "timezone": "UTC",
+        "lock_timeout": "5s",
+        "statement_timeout": "60s",
+        "idle_in_transaction_session_timeout": "10s",
+        "idle_session_timeout": f"{idle_s}s",
+    }
+    connection = await asyncpg.connect(
+        url, timeout=timeout_s, command_timeout=60.0, server_settings=settings
+    )
+    return Ledger(connection)
+
+
+class LedgerPool:
+    """A few connections for what the API asks of the record outside a handshake."""
+
+    def __init__(self, url: str, *, size: int = 4, timeout_s: float = 2.0) -> None:
+        """Remember where PostgreSQL is; connections are made when needed."""
+        self._url = url
+        self._size = size
+        self._timeout_s = timeout_s
+        self._pool: asyncpg.Pool | None = None
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Ledger]:
+        """Lend a connection. Raises what `UNAVAILABLE` lists."""
+        if self._pool is None:
+            self._pool = asyncpg.create_pool(
+                self._url,
+                min_size=0,
+                max_size=self._size,
+                timeout=self._timeout_s,
+                command_timeout=5.0,
+                server_settings={"application_name": "onsale api", "timezone": "UTC"},
+            )
+            await self._pool
+        async with self._pool.acquire(timeout=self._timeout_s) as connection:
+            yield Ledger(connection)
+
+    async def aclose(self) -> None:
+        """Close all connections, without waiting for a server that is away."""
+        if self._pool is not None:
+            self._pool.terminate()

@@ -1,0 +1,63 @@
+"""The HTTP socket: bound once by the supervisor, inherited by every API worker.
+
+Connections wait in its backlog while no worker accepts, at the start and between two lives.
+"""
+
+import asyncio
+import errno
+import socket
+from ipaddress import ip_address
+
+BACKLOG = 2048
+READY_SECONDS = 1.0
+"""How long one question may take; a connection that no worker accepts yet just waits."""
+
+
+class AddressError(Exception):
+    """The address cannot be listened on; the text is for the terminal."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; port 0 picks a free one."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            msg = f"PORT={port} is in use on {host}; stop what listens there, or set another PORT"
+        else:
+            msg = f"HOST={host} PORT={port} cannot be listened on: {error.strerror}"
+        raise AddressError(msg) from None
+
+
+def http_url(listener: socket.socket) -> str:
+    """Return the address at which this machine reaches the socket."""
+    host, port = _reachable(listener)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def is_ready(listener: socket.socket) -> bool:
+    """Ask `GET /readyz` through the socket; True if the answer is 200."""
+    host, port = _reachable(listener)
+    request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(READY_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(request)
+                status = await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, ValueError):
+        return False
+    return status.split()[1:2] == [b"200"]
+
+
+def _reachable(listener: socket.socket) -> tuple[str, int]:
+    host, port = listener.getsockname()[:2]
+    address = ip_address(host)
+    if address.is_unspecified:
+        host = "127.0.0.1" if address.version == 4 else "::1"  # IPv4
+    return host, port

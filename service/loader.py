@@ -1,0 +1,152 @@
+"""How an event comes into Redis that Redis does not know: from a record that has caught up.
+
+A script that misses an event says R; the record must have reached that R before the event is read
+from it, in one snapshot with P. Loads of one event share one attempt. A miss is remembered briefly,
+in a bounded number, and only saves the question to PostgreSQL, after Redis was asked.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict
+
+from service.errors import Problem
+from service.keys import event_keys
+from service.ledger import UNAVAILABLE, EventOnRecord, Ledger, LedgerPool, UserOnRecord
+from service.lineage import Position
+from service.partition import Partition
+
+log = logging.getLogger("onsale.loader")
+
+_CHUNK_USERS = 1_000
+_CATCH_UP_S = 10.0
+_POLL_S = 0.005
+_POLL_MAX_S = 0.1
+_BUSY_S = 0.05
+_MISS_S = 1.0
+_MISSES_MAX = 10_000
+_CALL_S = 3.0
+
+
+class Loader:
+    """Loads events of one partition for one worker."""
+
+    def __init__(self, partition: Partition, ledgers: LedgerPool) -> None:
+        """Nothing is loaded until somebody misses it."""
+        self._partition = partition
+        self._ledgers = ledgers
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._misses: OrderedDict[int, float] = OrderedDict()
+
+    async def load(self, event_id: int, missed_at: Position, deadline: float) -> None:
+        """Load an event that a script missed at `missed_at`; afterwards the script may be asked again.
+
+        Raises Problem: `event_not_found`, or `unavailable` when the deadline comes first (the load
+        goes on).
+        """
+        loop = asyncio.get_running_loop()
+        if self._misses.get(event_id, 0.0) > loop.time():
+            raise Problem("event_not_found")
+        task = self._loads.get(event_id)
+        if task is None:
+            task = self._loads[event_id] = loop.create_task(self._load(event_id, missed_at))
+            task.add_done_callback(lambda done: self._forget(event_id, done))
+        done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline - loop.time()))
+        if not done:
+            raise Problem("unavailable", "The event is being loaded.")
+        task.result()
+
+    async def stop(self) -> None:
+        """End all loads; one that is cut off counts as abandoned."""
+        for task in self._loads.values():
+            task.cancel()
+        await asyncio.gather(*self._loads.values(), return_exceptions=True)
+
+    def _forget(self, event_id: int, done: asyncio.Task[None]) -> None:
+        self._loads.pop(event_id, None)
+        if not done.cancelled():
+            done.exception()  # looked at: those who waited may all have given up
+
+    def _missed(self, event_id: int) -> Problem:
+        self._misses[event_id] = asyncio.get_running_loop().time() + _MISS_S
+        self._misses.move_to_end(event_id)
+        while len(self._misses) > _MISSES_MAX:
+            self._misses.popitem(last=False)
+        return Problem("event_not_found")
+
+    async def _load(self, event_id: int, missed_at: Position) -> None:
+        try:
+            async with self._ledgers.acquire() as ledger:
+                if await ledger.event_status(event_id) is None:
+                    raise self._missed(event_id)
+                await self._catch_up(ledger, missed_at)
+                async with ledger.snapshot():
+                    event = await ledger.event(event_id, self._partition.number)
+                    if event is None:
+                        raise self._missed(event_id)
+                    await self._carry(ledger, event_id, event)
+        except UNAVAILABLE as error:
+            log.warning("event %d cannot be loaded: %s", event_id, error or type(error).__name__)
+            raise Problem("unavailable") from error
+
+    async def _catch_up(self, ledger: Ledger, missed_at: Position) -> None:
+        """Wait until P has reached the R at which the event was missed."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _CATCH_UP_S
+        pause = _POLL_S
+        while await ledger.cursor(self._partition.number) < missed_at:
+            if loop.time() > until:
+                raise Problem("unavailable", "The record has not caught up yet.")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _POLL_MAX_S)
+
+    async def _carry(self, ledger: Ledger, event_id: int, event: EventOnRecord) -> None:
+        """Bring one event over, in chunks, and make it present with the last call."""
+        token = secrets.token_hex(8)
+        outcome = await self._call(event_id, "begin", token, event.recorded.seq)
+        if outcome == "BUSY":
+            await asyncio.sleep(_BUSY_S)
+        if outcome != "BEGUN":
+            return
+        turn = waiting = booked = 0
+        async for page in ledger.users(event_id, count=_CHUNK_USERS):
+            chunk: list[str | int] = []
+            for user in page:
+                waits = user.status == "waiting"
+                turn += waits
+                waiting += waits
+                booked += user.status == "booked"
+                chunk += _held(user, turn if waits else 0)
+            if await self._call(event_id, "chunk", token, *chunk) != "ADDED":
+                return
+        if (booked, waiting) != (event.sold, event.waiting):
+            log.error(
+                "event %d: the record counts %d sold and %d waiting, and lists %d and %d",
+                event_id, event.sold, event.waiting, booked, waiting,
+            )  # fmt: skip
+            raise Problem("closed", "The record of this event does not add up.")
+        await self._call(
+            event_id, "finish", token, event.capacity, event.capacity - booked, waiting, turn + 1,
+            event.name, event.created_at, event.updated_at,
+        )  # fmt: skip
+        log.info("event %d loaded: %d booked, %d waiting", event_id, booked, waiting)
+
+    async def _call(self, event_id: int, step: str, token: str, *arguments: str | int) -> str:
+        """One call of the load script.
+
+        Not numbered: a chunk whose fate is unknown is not sent again under the same token, and the
+        next attempt starts over from empty keys.
+        """
+        keys = [
+            self._partition.keys.meta,
+            *event_keys(self._partition.number, event_id),
+        ]
+        deadline = asyncio.get_running_loop().time() + _CALL_S
+        reply = await self._partition.once("load_event", keys, (step, token, *arguments), deadline)
+        return reply.words[0]
+
+
+def _held(user: UserOnRecord, turn: int) -> list[str | int]:
+    """Return what the load script takes for one user: user, state as Redis holds it, turn."""
+    state = f"{user.status} {user.seq} {user.quantity} {turn}"
+    return [user.user_id, state, turn or ""]

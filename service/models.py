@@ -1,0 +1,199 @@
+"""The shapes of requests and answers, from which `/openapi.json` is made too.
+
+Strict: a number is a number, an unknown field is an error. `userId` is kept and answered as text,
+so that 1 and "1" are one user.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+ID_MAX = 2**53 - 1
+TICKETS_MAX = 10_000_000
+NAME_LENGTH_MAX = 200
+BODY_BYTES_MAX = 4 << 10
+INITIALIZE_BODY_BYTES_MAX = 64 << 10
+
+_USER_ID = re.compile(r"[A-Za-z0-9._~@:+|=-]{1,64}")
+_EVENT_ID = re.compile(r"[1-9][0-9]{0,15}")
+_USER_ID_RULE = (
+    "a non-negative integer below 2^53, or a string of 1 to 64 of the characters"
+    " A-Z a-z 0-9 . _ ~ @ : + | = -"
+)
+
+
+def parse_event_id(text: str) -> int | None:
+    """Return the event id of a path, None for what cannot be one."""
+    if _EVENT_ID.fullmatch(text) is None or int(text) > ID_MAX:
+        return None
+    return int(text)
+
+
+def parse_user_id(text: str) -> str | None:
+    """Return the user id of a path, None for what cannot be one."""
+    return text if _USER_ID.fullmatch(text) else None
+
+
+def _user_id(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= ID_MAX:
+        return str(value)
+    if isinstance(value, str) and _USER_ID.fullmatch(value):
+        return value
+    raise PydanticCustomError("user_id", "Input should be " + _USER_ID_RULE)
+
+
+def _storable(value: str) -> str:
+    if "\x00" in value:
+        raise PydanticCustomError("nul", "Input should not hold the character U+0000")
+    return value
+
+
+EventId = Annotated[int, Field(ge=1, le=ID_MAX, examples=[1])]
+UserId = Annotated[
+    str,
+    PlainValidator(_user_id),
+    WithJsonSchema(
+        {
+            "description": _USER_ID_RULE,
+            "oneOf": [
+                {"type": "integer", "minimum": 0, "maximum": ID_MAX},
+                {"type": "string", "pattern": f"^{_USER_ID.pattern}$"},
+            ],
+            "examples": [123],
+        }
+    ),
+]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=NAME_LENGTH_MAX, examples=["Event Name"]),
+    AfterValidator(_storable),
+]
+
+
+class Request(BaseModel):
+    """What every request body has in common."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class InitializeRequest(Request):
+    """Open an event."""
+
+    name: Name
+    totalTickets: Annotated[int, Field(ge=1, le=TICKETS_MAX, examples=[100])]
+
+
+class BookRequest(Request):
+    """Book one ticket, or join the waiting list."""
+
+    eventId: EventId
+    userId: UserId
+    quantity: Literal[1] = 1
+
+
+class CancelRequest(Request):
+    """Give a ticket back, or leave the waiting list."""
+
+    eventId: EventId
+    userId: UserId
+
+
+class Event(BaseModel):
+    """An event as it was opened."""
+
+    id: EventId
+    name: str
+    totalTickets: int
+    remainingTickets: int
+    createdAt: str = Field(json_schema_extra={"format": "date-time"})
+    updatedAt: str = Field(json_schema_extra={"format": "date-time"})
+
+
+class InitializeAnswer(BaseModel):
+    """201 of `POST /initialize`."""
+
+    event: Event
+
+
+class BookAnswer(BaseModel):
+    """201, 200 and 202 of `POST /book`. `position` only while waiting."""
+
+    message: str
+    status: Literal["booked", "waiting"]
+    eventId: EventId
+    userId: str
+    quantity: Literal[1]
+    position: Annotated[int, Field(ge=1)] | None = None
+    durability: Literal["fsync", "memory"]
+    epoch: int
+    seq: int
+
+
+class CancelAnswer(BaseModel):
+    """200 of `POST /cancel`. `reassigned`: somebody who waited has the ticket now."""
+
+    message: str
+    status: Literal["cancelled", "left_waiting_list"]
+    eventId: EventId
+    userId: str
+    reassigned: bool
+    durability: Literal["fsync", "memory"]
+    epoch: int
+    seq: int
+
+
+class StatusAnswer(BaseModel):
+    """200 of `GET /status/{eventId}`."""
+
+    eventId: EventId
+    name: str
+    totalTickets: int
+    remainingTickets: int
+    waitingListCount: int
+    createdAt: str = Field(json_schema_extra={"format": "date-time"})
+    updatedAt: str = Field(json_schema_extra={"format": "date-time"})
+
+
+class UserAnswer(BaseModel):
+    """200 of `GET /events/{eventId}/users/{userId}`. `position` only while waiting."""
+
+    eventId: EventId
+    userId: str
+    status: Literal["booked", "waiting", "cancelled", "left_waiting_list"]
+    quantity: Literal[1] | None = None
+    position: Annotated[int, Field(ge=1)] | None = None
+    seq: int
+
+
+class InvalidField(BaseModel):
+    """One of the `errors` of an invalid request."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemAnswer(BaseModel):
+    """RFC 9457, with a stable `code`, and `message` for the original's clients."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    message: str
+    errors: list[InvalidField] | None = None
+
+
+class Health(BaseModel):
+    """200 of `/livez` and `/readyz`."""
+
+    status: Literal["live", "ready"]

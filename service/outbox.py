@@ -1,0 +1,118 @@
+"""The outbox entry: what the scripts append, read back. The codec and nothing else.
+
+An entry is one script call, a change is one seq and one journal row. The entry's id is
+`<epoch>-<seq of its last change>`. Version 1: fields `v`, `at` (microseconds since 1970 of Redis's
+clock), `first` (seq of the first change), `changes` (lines of `kind event user details`; `-` stands
+for none, details is JSON and may be absent). An entry that this cannot read is never skipped.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.errors import CorruptEntryError
+from service.lineage import Position
+
+VERSION = "1"
+FIELDS = ("v", "at", "first", "changes")
+
+STATUS_AFTER: Mapping[str, str] = {
+    "booked": "booked",
+    "promoted": "booked",
+    "waiting": "waiting",
+    "cancelled": "cancelled",
+    "left": "left_waiting_list",
+}
+"""Kinds that are about a user, and the user's status after each."""
+
+KINDS = frozenset({"epoch_began", "opened", *STATUS_AFTER})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one partition: one seq, one journal row."""
+
+    seq: int
+    epoch: int
+    at: int
+    kind: str
+    event_id: int | None
+    user_id: str | None
+    details: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One script call's changes, in order."""
+
+    last: Position
+    first: int
+    changes: tuple[Change, ...]
+
+
+_ID = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
+_USER = re.compile(r"[A-Za-z0-9._~@:+|=-]{1,64}")
+
+
+def parse_id(entry_id: str) -> Position:
+    """Return the position that an entry's id says. Raises CorruptEntryError."""
+    match = _ID.fullmatch(entry_id)
+    if match is None:
+        msg = f"outbox entry {entry_id!r}: its id is not <epoch>-<seq>"
+        raise CorruptEntryError(msg)
+    return Position(int(match[1]), int(match[2]))
+
+
+def decode(entry_id: str, fields: Mapping[str, str]) -> Entry:
+    """Read one entry. Raises CorruptEntryError, which names the entry and what is wrong with it."""
+    last = parse_id(entry_id)
+    try:
+        if fields["v"] != VERSION:
+            msg = f"version {fields['v']!r} is not known here"
+            raise ValueError(msg)
+        at, first = _number(fields["at"]), _number(fields["first"])
+        lines = fields["changes"].split("\n")
+        if first + len(lines) - 1 != last.seq:
+            msg = f"{len(lines)} changes from {first} do not end at {last.seq}"
+            raise ValueError(msg)
+        changes = tuple(
+            _change(line, seq, last.epoch, at) for seq, line in enumerate(lines, start=first)
+        )
+    except KeyError as error:
+        msg = f"outbox entry {entry_id}: the field {error} is missing"
+        raise CorruptEntryError(msg) from None
+    except ValueError as error:
+        msg = f"outbox entry {entry_id}: {error}"
+        raise CorruptEntryError(msg) from None
+    return Entry(last, first, changes)
+
+
+def _change(line: str, seq: int, epoch: int, at: int) -> Change:
+    kind, event, user, *details = line.split(" ", 3) if line.count(" ") > 1 else (line, "", "")
+    if kind not in KINDS:
+        msg = f"change {seq} is of no known kind: {line!r}"
+        raise ValueError(msg)
+    about_user = kind in STATUS_AFTER
+    if (event == "-") != (kind == "epoch_began") or (user == "-") == about_user:
+        msg = f"change {seq} has the wrong parts for its kind: {line!r}"
+        raise ValueError(msg)
+    if about_user and (details or _USER.fullmatch(user) is None):
+        msg = f"change {seq} names no user that could have asked: {line!r}"
+        raise ValueError(msg)
+    return Change(
+        seq=seq,
+        epoch=epoch,
+        at=at,
+        kind=kind,
+        event_id=None if event == "-" else _number(event),
+        user_id=user if about_user else None,
+        details=details[0] if details else None,
+    )
+
+
+def _number(text: str) -> int:
+    if _NUMBER.fullmatch(text) is None:
+        msg = f"{text!r} is not a number"
+        raise ValueError(msg)
+    return int(text)

@@ -1,0 +1,317 @@
+"""One worker's view of one partition: its epoch, and calls that have one effect and one reply.
+
+A call of a changing script is numbered and sent again, the same, until its reply is known, its
+deadline is past, or its epoch has ended; the script remembers the last one. What may have happened
+and cannot be found out is answered `outcome_unknown`, never guessed. A Redis that lost its scripts,
+fences this worker or went back in time asks for a handshake, during which calls wait.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from service import scripts
+from service.errors import Problem
+from service.handshake import Handshake, HandshakeImpossible, Opened
+from service.keys import partition_keys
+from service.lineage import NOWHERE, Position
+from service.redis_store import RedisStore
+from service.wire import MissingScript, NotExecuted, Unknown, Wire
+
+log = logging.getLogger("onsale.partition")
+
+_HEADER = 5
+_PAUSE_S = 0.02
+_PAUSE_MAX_S = 0.5
+_LOOK_AGAIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a script said: R at that moment, and the words behind the header."""
+
+    last: Position
+    clock: int
+    words: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    epoch: int
+    scripts: dict[str, scripts.Script]
+
+
+class Partition:
+    """Calls scripts of one partition for one worker. Raises Problem, and nothing else."""
+
+    def __init__(
+        self,
+        number: int,
+        wire: Wire,
+        redis: RedisStore,
+        handshake: Handshake,
+        *,
+        worker: str,
+    ) -> None:
+        """`worker` is fresh and random at each process start."""
+        self.number = number
+        self.keys = partition_keys(number)
+        self._wire = wire
+        self._redis = redis
+        self._handshake = handshake
+        self._worker = worker
+        self._numbers: dict[str, int] = {}
+        self._serving: _Serving | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._closed_because = ""
+        self._look_again_at = 0.0
+        self._trouble = ""
+        self._seen = NOWHERE
+        self._clock_ahead_us = 0
+
+    def start(self) -> None:
+        """Begin to open, in the background."""
+        if self._opening is None and self._serving is None:
+            self._opening = asyncio.get_running_loop().create_task(self._open())
+
+    async def stop(self) -> None:
+        """End what runs in the background."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+
+    async def change(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int],
+        deadline: float,
+    ) -> Reply:
+        """Call a changing script, numbered. One call of a script at a time.
+
+        `deadline` is of the loop's clock, in seconds. Raises Problem: `unavailable` and `closed`
+        when it surely had no effect, `outcome_unknown` when it may have had.
+        """
+        number = self._numbers[script] = self._numbers.get(script, 0) + 1
+        caller = f"{self._worker}:{script}"
+        loop = asyncio.get_running_loop()
+        pause = _PAUSE_S
+        unknown_in: int | None = None
+        while True:
+            try:
+                serving = await self._served(deadline)
+            except Problem:
+                if unknown_in is None:
+                    raise
+                raise Problem("outcome_unknown") from None
+            if unknown_in is not None and serving.epoch != unknown_in:
+                raise Problem("outcome_unknown")
+            left = deadline - loop.time()
+            if left <= 0:
+                raise Problem("unavailable" if unknown_in is None else "outcome_unknown")
+            latest = self._redis_clock(deadline)
+            try:
+                reply = await self._evaluate(
+                    serving, script, keys, (caller, number, latest, *arguments), left
+                )
+            except MissingScript:
+                self._lost(serving)
+                continue
+            except NotExecuted as error:
+                if str(error).startswith("OOM") or "maxmemory" in str(error):
+                    raise Problem(
+                        "unavailable" if unknown_in is None else "outcome_unknown"
+                    ) from error
+                self._note(str(error))
+            except Unknown as error:
+                unknown_in = serving.epoch
+                self._note(str(error))
+            else:
+                if reply[0] == "OK":
+                    if (accepted := self._accept(serving, reply)) is None:
+                        raise Problem("outcome_unknown")
+                    return accepted
+                if reply[0] == "LATE":
+                    # It has not run, and no earlier send of it can run any more.
+                    unknown_in = None
+                elif reply[0] == "STALE_CALL":
+                    raise Problem("outcome_unknown")
+                else:
+                    self._refused(serving, reply)
+                continue
+            await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+            pause = min(2 * pause, _PAUSE_MAX_S)
+
+    async def ask(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int],
+        deadline: float,
+    ) -> Reply:
+        """Call a script that may run any number of times. Raises Problem `unavailable`, `closed`."""
+        loop = asyncio.get_running_loop()
+        pause = _PAUSE_S
+        while True:
+            serving = await self._served(deadline)
+            left = deadline - loop.time()
+            if left <= 0:
+                raise Problem("unavailable")
+            try:
+                reply = await self._evaluate(serving, script, keys, arguments, left)
+            except MissingScript:
+                self._lost(serving)
+            except (NotExecuted, Unknown) as error:
+                self._note(str(error))
+                await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
+                pause = min(2 * pause, _PAUSE_MAX_S)
+            else:
+                if reply[0] != "OK":
+                    self._refused(serving, reply)
+                elif (accepted := self._accept(serving, reply)) is not None:
+                    return accepted
+
+    async def once(
+        self,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int],
+        deadline: float,
+    ) -> Reply:
+        """Call a script at most once: a fate that is unknown is not looked into.
+
+        Raises Problem `unavailable` when it may not have run, `closed`.
+        """
+        serving = await self._served(deadline)
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            reply = await self._evaluate(serving, script, keys, arguments, left)
+        except MissingScript:
+            self._lost(serving)
+        except (NotExecuted, Unknown) as error:
+            self._note(str(error))
+        else:
+            if reply[0] != "OK":
+                self._refused(serving, reply)
+            elif (accepted := self._accept(serving, reply)) is not None:
+                return accepted
+        raise Problem("unavailable")
+
+    async def _evaluate(
+        self,
+        serving: _Serving,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int],
+        timeout_s: float,
+    ) -> list[str]:
+        sha = serving.scripts[script].sha
+        reply: list[str] = await self._wire.call(
+            "EVALSHA", sha, len(keys), *keys, *arguments, timeout_s=timeout_s
+        )
+        self._clock_ahead_us = int(reply[3]) - int(asyncio.get_running_loop().time() * 1e6)
+        return reply
+
+    def _redis_clock(self, at: float) -> int:
+        """Return a time of the loop's clock as Redis would tell it, in microseconds.
+
+        Taken from the last reply, so a little early, never late. Before the first reply Redis's
+        clock is not known: such a call is answered LATE, with the time, and sent again.
+        """
+        return max(0, int(at * 1e6) + self._clock_ahead_us)
+
+    def _accept(self, serving: _Serving, reply: list[str]) -> Reply | None:
+        """Take a reply; None when Redis went back behind one that this worker has seen."""
+        last = Position(serving.epoch, int(reply[2]))
+        if last < self._seen:
+            log.error(
+                "p%02d: Redis went back from %s to %s",
+                self.number,
+                self._seen.entry_id,
+                last.entry_id,
+            )
+            self._lost(serving)
+            return None
+        self._seen = last
+        return Reply(last, int(reply[3]), reply[_HEADER:])
+
+    def _refused(self, serving: _Serving, reply: list[str]) -> None:
+        """UNINIT or FENCED: nothing was done. A partition that stays closed says why."""
+        if reply[0] == "FENCED" and reply[4]:
+            self._stays_closed(reply[4])
+        self._lost(serving)
+
+    def _lost(self, serving: _Serving) -> None:
+        if self._serving is serving:
+            self._serving = None
+
+    async def _served(self, deadline: float) -> _Serving:
+        """Return the epoch to call in, once there is one. Raises Problem."""
+        if self._serving is not None:
+            return self._serving
+        loop = asyncio.get_running_loop()
+        if self._closed_because and loop.time() < self._look_again_at:
+            raise Problem("closed", self._closed_because)
+        self.start()
+        if self._opening is not None:
+            await asyncio.wait({self._opening}, timeout=max(0.0, deadline - loop.time()))
+        if self._serving is not None:
+            return self._serving
+        if self._closed_because:
+            raise Problem("closed", self._closed_because)
+        raise Problem("unavailable")
+
+    async def _open(self) -> None:
+        """Handshake until the partition serves, or stays closed."""
+        pause = _PAUSE_S
+        try:
+            while True:
+                try:
+                    if self._closed_because and await self._is_still_closed():
+                        self._stays_closed(self._closed_because)
+                        return
+                    result = await self._handshake.run(self._seen)
+                except (
+                    HandshakeImpossible,
+                    RedisError,
+                    OSError,
+                    TimeoutError,
+                ) as error:
+                    self._note(str(error) or type(error).__name__)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, _PAUSE_MAX_S)
+                    continue
+                if isinstance(result, Opened):
+                    self._opened(result.epoch)
+                else:
+                    self._stays_closed(result.reason)
+                return
+        finally:
+            self._opening = None
+
+    async def _is_still_closed(self) -> bool:
+        """Whether what made this partition stay closed still stands; asks for no handshake."""
+        meta = await self._redis.meta(self.number)
+        return meta is not None and not meta.open and not meta.next and bool(meta.reason)
+
+    def _opened(self, epoch: int) -> None:
+        log.info("p%02d: serving in epoch %d", self.number, epoch)
+        self._serving = _Serving(epoch, scripts.serving_scripts(epoch))
+        self._closed_because = self._trouble = ""
+        if self._seen.epoch != epoch:
+            self._seen = Position(epoch, 0)
+
+    def _stays_closed(self, reason: str) -> None:
+        if self._closed_because != reason:
+            log.error("p%02d: stays closed: %s", self.number, reason)
+        self._closed_because = reason
+        self._look_again_at = asyncio.get_running_loop().time() + _LOOK_AGAIN_S
+
+    def _note(self, trouble: str) -> None:
+        """Say a trouble once, not at each attempt."""
+        if trouble != self._trouble:
+            log.warning("p%02d: %s", self.number, trouble)
+        self._trouble = trouble

@@ -1,0 +1,231 @@
+"""What the writer and the handshake ask of Redis: `meta`, the outbox, the handshake's scripts.
+
+Bookings never pass here (they travel on the wire). The client's own retries are off: a command
+that may have run is never sent twice by anybody but its caller.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from service import keys, outbox, scripts
+from service.lineage import Position
+from service.outbox import Entry
+
+_UNLINK_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """A partition's `meta`: what Redis knows of itself. `epoch` is 0 before the first."""
+
+    epoch: int
+    seq: int
+    recorded: Position
+    open: bool
+    next: str
+    loading: bool
+    reason: str
+
+    @property
+    def last(self) -> Position:
+        """R: the last change in Redis."""
+        return Position(self.epoch, self.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What `close` found when it closed the partition."""
+
+    last: Position
+    recorded: Position
+    loading: bool
+
+
+class RedisStore:
+    """Redis as the record's side sees it. Raises redis.exceptions.RedisError and OSError."""
+
+    def __init__(self, url: str, *, timeout_s: float = 5.0) -> None:
+        """Remember where Redis is; connections are made when needed."""
+        pool = ConnectionPool.from_url(
+            url,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+        )
+        # redis-py types every text as text or bytes; with decode_responses it is text.
+        self._client: Any = Redis.from_pool(pool)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def meta(self, partition: int) -> Meta | None:
+        """Return a partition's `meta`, or None where there is none."""
+        held: dict[str, str] = await self._client.hgetall(keys.partition_keys(partition).meta)
+        if not held:
+            return None
+        return Meta(
+            epoch=int(held.get("epoch", 0)),
+            seq=int(held.get("seq", 0)),
+            recorded=Position(int(held.get("recorded_epoch", 0)), int(held.get("recorded", 0))),
+            open=held.get("open") == "1",
+            next=held.get("next", ""),
+            loading="loading" in held,
+            reason=held.get("reason", ""),
+        )
+
+    async def configuration(self) -> dict[str, str]:
+        """Return the settings that a promise depends on. Empty where the server hides them."""
+        names = ("appendonly", "appendfsync", "maxmemory-policy")
+        found: dict[str, str] = await self._client.config_get(*names)
+        return found
+
+    # The outbox.
+
+    async def read_outboxes(
+        self, after: Mapping[int, Position], *, block_ms: int, count: int
+    ) -> dict[int, list[tuple[str, dict[str, str]]]]:
+        """Return what follows a position in each partition's outbox, undecoded, oldest first.
+
+        Waits up to `block_ms` when there is nothing; 0 does not wait. At most `count` entries each.
+        """
+        streams = {keys.partition_keys(p).outbox: at.entry_id for p, at in after.items()}
+        names = {keys.partition_keys(p).outbox: p for p in after}
+        found = await self._client.xread(streams, count=count, block=block_ms or None)
+        pairs = found.items() if isinstance(found, dict) else found
+        return {names[name]: _flat(entries) for name, entries in pairs}
+
+    async def outbox_after(self, partition: int, after: Position) -> AsyncIterator[Entry]:
+        """Yield every entry after a position. Raises CorruptEntryError."""
+        outbox_key = keys.partition_keys(partition).outbox
+        start = f"({after.entry_id}" if after.epoch else "-"
+        while True:
+            found = await self._client.xrange(outbox_key, start, "+", count=1_000)
+            for entry_id, fields in found:
+                yield outbox.decode(entry_id, fields)
+            if len(found) < 1_000:
+                return
+            start = f"({found[-1][0]}"
+
+    async def outbox_epoch(self, partition: int) -> int:
+        """Return the epoch of the outbox's last entry, 0 when it is empty."""
+        last = await self._client.xrevrange(keys.partition_keys(partition).outbox, count=1)
+        return outbox.parse_id(last[0][0]).epoch if last else 0
+
+    async def outbox_size(self, partition: int) -> tuple[int, int]:
+        """Return the outbox's memory in bytes, about, and the seq of its first change (0: none)."""
+        outbox_key = keys.partition_keys(partition).outbox
+        first = await self._client.xrange(outbox_key, count=1)
+        used = await self._client.memory_usage(outbox_key)
+        return int(used or 0), int(first[0][1]["first"]) if first else 0
+
+    async def trim_outbox(self, partition: int, first_retained: Position) -> int:
+        """Drop the entries whose changes all come before a position; return how many."""
+        outbox_key = keys.partition_keys(partition).outbox
+        removed: int = await self._client.xtrim(
+            outbox_key, minid=first_retained.entry_id, approximate=False
+        )
+        return removed
+
+    async def raise_watermark(self, partition: int, recorded: Position) -> bool:
+        """Tell Redis how far the record reaches; False when the epoch is not Redis's."""
+        script = scripts.serving_scripts(recorded.epoch)["raise_watermark"]
+        meta_key = keys.partition_keys(partition).meta
+        reply = await self._client.evalsha(script.sha, 1, meta_key, str(recorded.seq))
+        return bool(reply[0] == "OK")
+
+    # The handshake's steps. All but `close` do nothing unless `next` is the attempt's own.
+
+    async def scripts_loaded(self, epoch: int) -> bool:
+        """Whether all serving scripts of an epoch are loaded."""
+        wanted = [script.sha for script in scripts.serving_scripts(epoch).values()]
+        return all(await self._client.script_exists(*wanted))
+
+    async def load_scripts(self, epoch: int) -> None:
+        """Load the serving scripts of an epoch. For the handshake alone."""
+        for script in scripts.serving_scripts(epoch).values():
+            await self._client.script_load(script.text)
+
+    async def close(self, partition: int, seen: Meta | None, next_: str) -> Closed | None:
+        """Close a partition; None when somebody moved since `seen` was read."""
+        meta, _, outbox_key = keys.partition_keys(partition)
+        seen_epoch = str(seen.epoch) if seen and seen.epoch else ""
+        reply = await self._eval(
+            "close", [meta, outbox_key], [seen_epoch, seen.next if seen else "", next_]
+        )
+        if reply[0] != "CLOSED":
+            return None
+        numbers = [int(word or 0) for word in reply[1:5]]
+        return Closed(
+            last=Position(numbers[0], numbers[1]),
+            recorded=Position(numbers[2], numbers[3]),
+            loading=bool(reply[5]),
+        )
+
+    async def resume(self, partition: int, seen_next: str, next_: str) -> bool:
+        """Take an attempt over that died; False when it is somebody else's by now."""
+        meta_key = keys.partition_keys(partition).meta
+        return (await self._eval("resume", [meta_key], [seen_next, next_]))[0] == "RESUMED"
+
+    async def empty(self, partition: int, next_: str) -> bool:
+        """Remove every key of a partition but `meta`; False when the attempt was taken over."""
+        meta_key = keys.partition_keys(partition).meta
+        chunk: list[str] = []
+        async for key in self._client.scan_iter(
+            match=keys.partition_pattern(partition), count=_UNLINK_MAX
+        ):
+            if key != meta_key:
+                chunk.append(key)
+            if len(chunk) == _UNLINK_MAX:
+                if (await self._eval("empty", [meta_key, *chunk], [next_]))[0] != "EMPTIED":
+                    return False
+                chunk = []
+        return (await self._eval("empty", [meta_key, *chunk], [next_]))[0] == "EMPTIED"
+
+    async def begin_epoch(
+        self,
+        partition: int,
+        next_: str,
+        began: Position,
+        predecessor: int,
+        recorded: Position,
+    ) -> bool:
+        """Open a partition in the epoch that begins after `began.seq`; False when taken over."""
+        arguments = [
+            next_,
+            began.epoch,
+            began.seq,
+            predecessor,
+            recorded.epoch,
+            recorded.seq,
+        ]
+        found = await self._eval(
+            "begin_epoch",
+            [*keys.partition_keys(partition)],
+            [str(word) for word in arguments],
+        )
+        return found[0] == "BEGUN"
+
+    async def stay_closed(self, partition: int, next_: str, reason: str) -> bool:
+        """Say why a partition stays closed; False when the attempt was taken over."""
+        meta_key = keys.partition_keys(partition).meta
+        return (await self._eval("stay_closed", [meta_key], [next_, reason]))[0] == "STAYS_CLOSED"
+
+    async def _eval(self, name: str, names: Sequence[str], arguments: Sequence[str]) -> list[str]:
+        reply: list[str] = await self._client.eval(
+            scripts.source(name), len(names), *names, *arguments
+        )
+        return reply
+
+
+def _flat(entries: Sequence[Any]) -> list[tuple[str, dict[str, str]]]:
+    """Flatten what RESP3 nests: a list of pages, each a list of entries."""
+    if entries and isinstance(entries[0], list) and entries[0] and not isinstance(entries[0][0], str):
+        return [entry for page in entries for entry in page]
+    return list(entries)

@@ -1,0 +1,248 @@
+"""`onsale up`: starts everything that one machine needs, keeps it running, and ends it.
+
+Owns the HTTP socket, which API workers inherit, so that a killed worker loses no connection that
+waits to be accepted. Invariant: whatever is taken is given back in reverse order, on every way
+out; after an orderly end nothing is left but data and logs.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import migrations
+from service.embedded import (
+    EmbeddedPostgres,
+    EmbeddedValkey,
+    OwnPostgres,
+    OwnRedis,
+    Store,
+)
+from service.listener import bind, http_url, is_ready
+from service.probes import NotReadyError
+from service.processes import Keeper, Role, child_environment, log_tail, stop_leftovers
+from service.resources import sql_directory
+from service.rundir import RunDirectory, Service, make_sockets, remove_sockets
+from service.settings import Settings
+from service.welcome import welcome
+
+START_SECONDS = 60.0
+POLL_SECONDS = 0.05
+REFUSED_SETTING = 2
+"""The exit code of a role that met a ConfigurationError."""
+
+log = logging.getLogger("onsale.supervisor")
+
+
+class StartError(Exception):
+    """The service could not be started; the text is for the terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is started. Tests give another one; nothing else varies."""
+
+    stores: Callable[[Settings, RunDirectory, Path], Sequence[Store]]
+    """Redis first, PostgreSQL second."""
+
+    migrate: Callable[[str, RunDirectory], Awaitable[None]]
+    workers: Callable[[Settings, Service, socket.socket], Sequence[Role]]
+    """The writer, then the API workers."""
+
+
+def up(settings: Settings, plan: Plan | None = None) -> int:
+    """Serve until a signal; return the exit code.
+
+    Raises StartError, AlreadyRunningError or ConfigurationError, all with a line for the terminal,
+    when everything that was started has been stopped again.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return asyncio.run(Supervisor(settings, plan or DEFAULT_PLAN).serve())
+
+
+class Supervisor:
+    """One run of the service, from lock to unlock."""
+
+    def __init__(self, settings: Settings, plan: Plan) -> None:
+        """Prepare; nothing is taken or started before `serve`."""
+        self._settings = settings
+        self._plan = plan
+        self._run = RunDirectory(settings.data_dir)
+        self._taken = contextlib.AsyncExitStack()
+        self._keepers: list[Keeper] = []
+        self._stopping = asyncio.Event()
+        self._killed = False
+
+    async def serve(self) -> int:
+        """Start, wait for a signal, stop."""
+        self._catch_signals()
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                await stopping
+        finally:
+            for task in (starting, stopping):
+                task.cancel()
+            await asyncio.gather(starting, stopping, return_exceptions=True)
+            await self._taken.aclose()
+        return 1 if self._killed else 0
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # Under nohup a hang-up is ignored, and stays so.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self._on_signal, number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if not self._stopping.is_set():
+            log.info("%s: stopping; once more kills", number.name)
+            self._stopping.set()
+            return
+        self._killed = True
+        for keeper in self._keepers:
+            keeper.kill()
+
+    async def _start(self) -> None:
+        run, taken = self._run, self._taken
+        run.acquire()
+        taken.callback(run.release)
+        await stop_leftovers(run)
+        listener = bind(self._settings.host, self._settings.port)
+        taken.callback(listener.close)
+        sockets = make_sockets(run.data)
+        taken.callback(remove_sockets, sockets)
+        taken.push_async_callback(self._stop_all, listener)
+        redis, postgresql = self._plan.stores(self._settings, run, sockets)
+        log.info("starting the stores in %s", run.data)
+        versions = await _both(self._start_store(redis), self._start_store(postgresql))
+        await self._migrate(postgresql.url)
+        service = Service(os.getpid(), http_url(listener), redis.url, postgresql.url)
+        taken.callback(run.remove_service)
+        run.write_service(service)
+        for role in self._plan.workers(self._settings, service, listener):
+            self._keep(role)
+        await self._wait_for_workers(listener)
+        self._greet(service.http, versions)
+
+    def _greet(self, address: str, versions: Sequence[str]) -> None:
+        text = welcome(address, self._run.data, versions, remote=self._settings.allow_remote)
+        # A terminal that has gone is no reason to stop.
+        with contextlib.suppress(OSError):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    def _keep(self, role: Role) -> Keeper:
+        keeper = Keeper(role, self._run)
+        self._keepers.append(keeper)
+        keeper.start()
+        return keeper
+
+    async def _start_store(self, store: Store) -> str:
+        await store.prepare()
+        keeper = self._keep(store.role) if store.role is not None else None
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return await store.probe()
+            except NotReadyError as error:
+                if error.recovering:
+                    # A long recovery is no failure: it may take minutes after a crash.
+                    deadline = time.monotonic() + START_SECONDS
+                elif time.monotonic() > deadline:
+                    raise _not_up(store.name, keeper, str(error)) from None
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _migrate(self, url: str) -> None:
+        try:
+            await self._plan.migrate(url, self._run)
+        except migrations.MigrationError as error:
+            msg = f"the migration failed: {error}"
+            raise StartError(msg) from None
+
+    async def _wait_for_workers(self, listener: socket.socket) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not (await is_ready(listener) and all(k.pid for k in self._keepers)):
+            for keeper in self._keepers:
+                if keeper.failed_for_good:
+                    raise _not_up(keeper.role.name, keeper, "it refuses its settings")
+            if time.monotonic() > deadline:
+                keeper = next((k for k in self._keepers if k.pid is None), self._keepers[-1])
+                raise _not_up(keeper.role.name, keeper, "/readyz does not answer 200")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _stop_all(self, listener: socket.socket) -> None:
+        """Stop API workers, then the writer, then the stores."""
+        listener.close()
+        api = [k for k in self._keepers if k.role.name.partition("-")[0] == "api"]
+        writer = [k for k in self._keepers if k.role.name == "writer"]
+        stores = [k for k in self._keepers if k not in api and k not in writer]
+        for group in (api, writer, stores):
+            await asyncio.gather(*(keeper.stop() for keeper in group))
+
+
+async def _both(first: Awaitable[str], second: Awaitable[str]) -> Sequence[str]:
+    """Await both; the first failure ends the other and is the one that is raised."""
+    tasks = [asyncio.ensure_future(first), asyncio.ensure_future(second)]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _not_up(name: str, keeper: Keeper | None, reason: str) -> StartError:
+    if keeper is None:
+        return StartError(f"{name} cannot be reached: {reason}")
+    tail = log_tail(keeper.log_file)
+    return StartError(f"{name} did not come up: {reason}; the end of {keeper.log_file}:\n{tail}")
+
+
+def own_or_embedded(settings: Settings, run: RunDirectory, sockets: Path) -> Sequence[Store]:
+    """Return the user's own stores where settings name them, else those from the wheels."""
+    redis, postgresql = settings.own_redis_url, settings.postgresql_url
+    return (
+        OwnRedis(redis) if redis else EmbeddedValkey(run, sockets),
+        OwnPostgres(postgresql) if postgresql else EmbeddedPostgres(run, sockets),
+    )
+
+
+async def migrate(url: str, run: RunDirectory) -> None:
+    """Apply what is pending under `sql/`."""
+    environment = child_environment(run, "migrate")
+    for line in (await migrations.migrate_up(url, sql_directory(), environment)).splitlines():
+        log.info("migration: %s", line)
+
+
+def worker_roles(settings: Settings, service: Service, listener: socket.socket) -> Sequence[Role]:
+    """Return the writer and as many API workers as WEB_CONCURRENCY asks for."""
+    script = Path(sys.executable).with_name("onsale")
+    onsale = (str(script),) if os.access(script, os.X_OK) else (sys.executable, "-m", "service")
+    environment = {
+        "REDIS_URL": service.redis,
+        "DATABASE_URL": service.postgresql,
+        "HOST": settings.host,
+        "PORT": str(listener.getsockname()[1]),
+    }
+    final = frozenset({REFUSED_SETTING})
+    fd = listener.fileno()
+    roles = [Role("writer", (*onsale, "writer"), environment, final_codes=final)]
+    for number in range(1, settings.web_concurrency + 1):
+        name = "api" if number == 1 else f"api-{number}"
+        argv = (*onsale, "api", "--fd", str(fd))
+        roles.append(Role(name, argv, environment, inherited_fds=(fd,), final_codes=final))
+    return roles
+
+
+DEFAULT_PLAN = Plan(stores=own_or_embedded, migrate=migrate, workers=worker_roles)

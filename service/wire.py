@@ -1,0 +1,217 @@
+"""One connection to Redis on which all script calls of a worker travel, many in flight.
+
+Commands asked for in one turn of the loop leave in one write; replies come back in their order.
+The wire never sends anything twice: it says whether a command surely did not run (`NotExecuted`)
+or may have (`Unknown`), and who asked decides. A caller that gives up keeps its place in the queue
+of replies, so that nobody gets another's.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+
+Reply = list[str]
+
+_NOT_EXECUTED = (
+    "LOADING",
+    "MOVED",
+    "ASK",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "READONLY",
+    "MASTERDOWN",
+    "BUSY ",
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+)
+"""Beginnings of errors that come before a `#!lua` script's first line (PROTOCOL, rule 5)."""
+
+
+class NotExecuted(Exception):
+    """The command did not run, and may be sent again."""
+
+
+class MissingScript(NotExecuted):
+    """The script is not loaded: this Redis was restarted, or was never this epoch's."""
+
+
+class Unknown(Exception):
+    """The command may have run, or not, or may run yet."""
+
+
+class _Pending:
+    """A command on its way: its reply, and whether it has left."""
+
+    __slots__ = ("future", "packed", "sent")
+
+    def __init__(self, packed: bytes, future: asyncio.Future[Any]) -> None:
+        self.packed = packed
+        self.future = future
+        self.sent = False
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # looked at: a caller that gave up leaves nobody else to do it
+
+
+class Wire:
+    """A multiplexed connection, made when first needed and again after each loss.
+
+    `attempt_timeout_s` bounds one send and its reply; a reply that is late costs the connection,
+    since everything behind it would be late too.
+    """
+
+    def __init__(self, url: str, *, attempt_timeout_s: float = 1.0) -> None:
+        """Remember where Redis is; nothing is connected yet."""
+        self._pool: ConnectionPool = ConnectionPool.from_url(
+            url,
+            decode_responses=True,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,
+            socket_connect_timeout=attempt_timeout_s,
+        )
+        self._attempt_timeout_s = attempt_timeout_s
+        self._connection: AbstractConnection | None = None
+        self._connecting: asyncio.Task[AbstractConnection] | None = None
+        self._unsent: list[_Pending] = []
+        self._waiting: deque[_Pending] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def call(self, *command: str | int, timeout_s: float | None = None) -> Any:
+        """Send one command and return its reply.
+
+        Raises NotExecuted, MissingScript or Unknown; a script's own failure is Unknown as well,
+        since Lua has no rollback.
+        """
+        timeout_s = min(timeout_s or self._attempt_timeout_s, self._attempt_timeout_s)
+        loop = asyncio.get_running_loop()
+        pending = _Pending(b"", loop.create_future())
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = self._connection or await self._connect()
+                pending.packed = b"".join(connection.pack_command(*command))
+                self._unsent.append(pending)
+                if self._flusher is None:
+                    self._flusher = loop.create_task(self._flush(connection))
+                return await pending.future
+        except TimeoutError:
+            self._lose("no reply in time")
+            raise (Unknown if pending.sent else NotExecuted)("no reply in time") from None
+
+    async def close(self) -> None:
+        """Drop the connection; calls in flight end as Unknown."""
+        self._lose("closing")
+        await asyncio.sleep(0)
+
+    async def _connect(self) -> AbstractConnection:
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._open())
+        task = self._connecting
+        try:
+            return await asyncio.shield(task)
+        finally:
+            if task.done():
+                self._connecting = None
+
+    async def _open(self) -> AbstractConnection:
+        """Connect, and make sure that the server answers: while it loads it runs no script."""
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(self._attempt_timeout_s):
+                await connection.connect()
+                await connection.send_command("PING")
+                await connection.read_response()
+        except (RedisError, OSError) as error:
+            await connection.disconnect(nowait=True)
+            raise NotExecuted(str(error) or type(error).__name__) from error
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        self._connection = connection
+        self._reader = asyncio.get_running_loop().create_task(self._read(connection))
+        return connection
+
+    async def _flush(self, connection: AbstractConnection) -> None:
+        """Write whatever was asked for in this turn, in one piece."""
+        try:
+            while self._unsent and connection is self._connection:
+                batch, self._unsent = self._unsent, []
+                for pending in batch:
+                    pending.sent = True
+                self._waiting.extend(batch)
+                await connection.send_packed_command(
+                    [pending.packed for pending in batch], check_health=False
+                )
+        except (RedisError, OSError) as error:
+            if connection is self._connection:
+                self._lose(str(error))
+        finally:
+            if self._flusher is asyncio.current_task():
+                self._flusher = None
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        """Hand each reply to the caller at the head of the queue."""
+        while True:
+            try:
+                reply = await connection.read_response()
+            except ResponseError as error:
+                self._waiting.popleft().fail(_refusal(error))
+            except (RedisError, OSError) as error:
+                if connection is self._connection:
+                    self._lose(str(error) or type(error).__name__)
+                return
+            else:
+                future = self._waiting.popleft().future
+                if not future.done():
+                    future.set_result(reply)
+
+    def _lose(self, why: str) -> None:
+        """Give the connection up: what was sent is unknown, what was not may be sent again."""
+        connection, self._connection = self._connection, None
+        sent, self._waiting = self._waiting, deque()
+        unsent, self._unsent = self._unsent, []
+        for pending in sent:
+            pending.fail(Unknown(why))
+        for pending in unsent:
+            pending.fail(NotExecuted(why))
+        for task in (self._reader, self._flusher):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        self._reader = self._flusher = None
+        if connection is not None:
+            closing = asyncio.get_running_loop().create_task(connection.disconnect(nowait=True))
+            closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
+def _refusal(error: ResponseError) -> Exception:
+    if isinstance(error, NoScriptError):
+        return MissingScript(str(error))
+    name = type(error).__name__
+    text = str(error)
+    if name in _BY_CLASS or text.startswith(_NOT_EXECUTED):
+        return NotExecuted(text)
+    return Unknown(text)
+
+
+_BY_CLASS = frozenset(
+    {
+        "OutOfMemoryError",
+        "ReadOnlyError",
+        "ClusterDownError",
+        "MasterDownError",
+        "AskError",
+        "MovedError",
+        "TryAgainError",
+        "NoPermissionError",
+    }
+)
+"""redis-py cuts the beginning off those errors for which it has a class."""

@@ -1,0 +1,277 @@
+"""The writer: carries the outbox into the record, each change once, in order.
+
+It reads what follows the cursor that PostgreSQL holds; nothing that Redis remembers about readers
+has any authority. One transaction for all partitions that have something: lock the cursors, check
+that each entry is the next one of the right lineage, write, move the cursors, commit. A crash
+anywhere repeats nothing and skips nothing. What comes after the commit is at best effort, each step
+by itself, and its failure is no failure of the transaction.
+
+A change that PostgreSQL refuses, or an entry that cannot be read, stops its partition, loudly.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from redis.exceptions import RedisError
+
+from service import outbox
+from service.errors import CorruptEntryError, LineageError, RefusedChangeError
+from service.handshake import Handshake, HandshakeImpossible, StaysClosed
+from service.ledger import UNAVAILABLE, Ledger
+from service.lineage import NOWHERE, Position
+from service.outbox import Entry
+from service.redis_store import Meta, RedisStore
+
+log = logging.getLogger("onsale.writer")
+
+_ENTRIES_MAX = 256
+_BLOCK_MS = 1_000
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 2.0
+_TRIM_EVERY_S = 1.0
+_CLOSED_PATIENCE_S = 3.0
+
+Raw = Mapping[int, Sequence[tuple[str, dict[str, str]]]]
+
+
+class Writer:
+    """Follows the outboxes of all partitions, for ever. Given its stores, clock and sleep."""
+
+    def __init__(
+        self,
+        redis: RedisStore,
+        connect: Callable[[], Awaitable[Ledger]],
+        handshakes: Mapping[int, Handshake],
+        *,
+        linger_s: float,
+        retained_bytes: int,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`linger_s`: when busy, how long a commit waits for more; `retained_bytes`: of all outboxes."""
+        self._redis = redis
+        self._connect = connect
+        self._handshakes = handshakes
+        self._linger_s = linger_s
+        self._retained_bytes = retained_bytes
+        self._clock = clock
+        self._sleep = sleep
+        self._committed: dict[int, Position] = {}
+        self._stopped: dict[int, str] = {}
+        self._held: set[int] = set()
+        self._broken: dict[int, Position] = {}
+        self._closed_since: dict[int, float] = {}
+        self._trim_at = 0.0
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Follow until cancelled; after any error, with a fresh connection and backoff."""
+        pause = _PAUSE_S
+        while True:
+            before = dict(self._committed)
+            try:
+                async with await self._connect() as ledger:
+                    await self._follow(ledger)
+            except (*UNAVAILABLE, RedisError) as error:
+                self._note(f"{type(error).__name__}: {error}")
+            if self._committed != before:
+                pause = _PAUSE_S
+            await self._sleep(pause)
+            pause = min(2 * pause, _PAUSE_MAX_S)
+
+    async def _follow(self, ledger: Ledger) -> None:
+        """Look around, then carry over whatever comes; look around again when nothing does."""
+        last_commit = -self._linger_s
+        await self._look_around(ledger)
+        while True:
+            after = self._readable()
+            if not after:
+                await self._sleep(_PAUSE_MAX_S / 4)
+                await self._look_around(ledger)
+                continue
+            raw: Raw = await self._redis.read_outboxes(
+                after, block_ms=_BLOCK_MS, count=_ENTRIES_MAX
+            )
+            if not raw:
+                await self._look_around(ledger)
+                continue
+            early = last_commit + self._linger_s - self._clock()
+            if early > 0 and all(len(entries) < _ENTRIES_MAX for entries in raw.values()):
+                await self._sleep(early)
+                raw = await self._redis.read_outboxes(after, block_ms=0, count=_ENTRIES_MAX)
+            last_commit = self._clock()
+            await self._apply(ledger, raw)
+            await self._after_commit(ledger, list(raw))
+
+    def _readable(self) -> dict[int, Position]:
+        """Return where to read on, for the partitions that were begun and that nothing holds."""
+        return {
+            partition: at
+            for partition, at in self._committed.items()
+            if partition not in self._stopped and partition not in self._held
+        }
+
+    async def _apply(self, ledger: Ledger, raw: Raw) -> None:
+        """Record what was read; where one partition's part is refused, record the others' alone."""
+        entries: dict[int, list[Entry]] = {}
+        for partition, found in raw.items():
+            try:
+                entries[partition] = [outbox.decode(*entry) for entry in found]
+            except CorruptEntryError as error:
+                self._stop(partition, str(error))
+        try:
+            await self._commit(ledger, entries)
+        except (LineageError, RefusedChangeError) as error:
+            if len(entries) > 1:
+                for partition, found_entries in entries.items():
+                    await self._apply_alone(ledger, partition, found_entries)
+            else:
+                await self._not_applied(ledger, next(iter(entries)), error)
+
+    async def _apply_alone(self, ledger: Ledger, partition: int, entries: list[Entry]) -> None:
+        try:
+            await self._commit(ledger, {partition: entries})
+        except (LineageError, RefusedChangeError) as error:
+            await self._not_applied(ledger, partition, error)
+
+    async def _commit(self, ledger: Ledger, entries: Mapping[int, list[Entry]]) -> None:
+        """One transaction. Raises LineageError or RefusedChangeError, and then nothing is done."""
+        if not entries:
+            return
+        committed: dict[int, Position] = {}
+        async with ledger.applying(entries) as application:
+            for partition, found in entries.items():
+                if partition not in application.cursors:
+                    msg = f"partition {partition} has no cursor on record"
+                    raise LineageError(msg)
+                cursor = application.cursors[partition].last
+                lineage = application.lineages[partition]
+                for entry in found:
+                    if not lineage.follows(cursor, entry.first, entry.last):
+                        msg = (
+                            f"changes {entry.first} to {entry.last.seq} of epoch"
+                            f" {entry.last.epoch} do not follow {cursor.entry_id}"
+                        )
+                        raise LineageError(msg)
+                    cursor = entry.last
+                changes = [change for entry in found for change in entry.changes]
+                committed[partition] = await application.record(partition, changes)
+        self._committed.update(committed)
+        if self._trouble:
+            log.info("writing again")
+            self._trouble = ""
+
+    async def _not_applied(
+        self, ledger: Ledger, partition: int, error: LineageError | RefusedChangeError
+    ) -> None:
+        """A refused change stops the partition; a broken lineage is looked at again, then compared.
+
+        Entries that were read before a handshake ended their epoch are none of the record's: what
+        follows the cursor now is read again. If that does not follow either, the outbox has a hole.
+        """
+        if isinstance(error, RefusedChangeError):
+            self._stop(partition, f"PostgreSQL refuses a change: {error}")
+            return None
+        log.warning("p%02d: %s", partition, error)
+        at = await ledger.cursor(partition)
+        if at < self._committed[partition]:
+            return await self._shake_hands(partition, seen=self._committed[partition])
+        again = self._broken.get(partition) == at
+        self._broken[partition] = at
+        self._committed[partition] = at
+        if again:
+            await self._shake_hands(partition, seen=at, adopt=False)
+            del self._broken[partition]
+        return None
+
+    def _stop(self, partition: int, why: str) -> None:
+        """Nothing is skipped by itself: the partition waits for an operator and a restart."""
+        self._stopped[partition] = why
+        log.critical("p%02d: THE WRITER HAS STOPPED, nothing is recorded any more: %s",
+                     partition, why)  # fmt: skip
+
+    async def _after_commit(self, ledger: Ledger, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            recorded = self._committed[partition]
+            try:
+                if recorded.epoch:
+                    await self._redis.raise_watermark(partition, recorded)
+            except (RedisError, OSError) as error:
+                log.debug("p%02d: the watermark was not raised: %s", partition, error)
+        if self._clock() >= self._trim_at:
+            self._trim_at = self._clock() + _TRIM_EVERY_S
+            try:
+                await self._trim(ledger)
+            except (RedisError, *UNAVAILABLE) as error:
+                log.debug("nothing was trimmed: %s", error)
+
+    async def _trim(self, ledger: Ledger) -> None:
+        """Keep a tail of recorded changes, by bytes; drop what is on record and older."""
+        share = self._retained_bytes // len(self._handshakes)
+        for partition, recorded in self._committed.items():
+            used, first = await self._redis.outbox_size(partition)
+            if used <= share or not first or first > recorded.seq:
+                continue
+            retained = (recorded.seq - first + 1) * share // used
+            lineage = (await ledger.lineages([partition]))[partition]
+            await self._redis.trim_outbox(
+                partition, lineage.position_of(recorded.seq - retained + 1)
+            )
+
+    async def _look_around(self, ledger: Ledger) -> None:
+        """Do the stores still agree? Who finds that they do not asks for a handshake."""
+        cursors = await ledger.cursors(self._handshakes)
+        for partition in self._handshakes.keys() - self._stopped.keys():
+            recorded = cursors[partition].last if partition in cursors else NOWHERE
+            committed = self._committed.get(partition, NOWHERE)
+            meta = await self._redis.meta(partition)
+            self._held.discard(partition)
+            if meta is not None and meta.open:
+                self._closed_since.pop(partition, None)
+            wrong = self._disagreement(partition, meta, recorded, committed)
+            if partition in cursors:
+                self._committed[partition] = max(recorded, committed)
+            if meta is not None and meta.reason and not meta.open:
+                self._held.add(partition)
+            elif wrong:
+                log.warning("p%02d: %s", partition, wrong)
+                await self._shake_hands(partition, seen=max(recorded, committed))
+
+    def _disagreement(
+        self, partition: int, meta: Meta | None, recorded: Position, committed: Position
+    ) -> str:
+        """Compare W, P and R as they were read, P first; return what is wrong with them."""
+        if recorded < committed:
+            return "PostgreSQL has less than was committed"
+        if meta is None:
+            return "Redis is empty" if recorded != NOWHERE else ""
+        if not meta.open:
+            return "a handshake was not finished" if self._closed_too_long(partition) else ""
+        if meta.last < recorded:
+            return "Redis is behind the record"
+        if meta.recorded > recorded and meta.recorded > committed:
+            return "PostgreSQL is behind the watermark"
+        return ""
+
+    def _closed_too_long(self, partition: int) -> bool:
+        since = self._closed_since.setdefault(partition, self._clock())
+        return self._clock() - since > _CLOSED_PATIENCE_S
+
+    async def _shake_hands(self, partition: int, *, seen: Position, adopt: bool = True) -> None:
+        try:
+            result = await self._handshakes[partition].run(seen, adopt=adopt)
+        except HandshakeImpossible as error:
+            self._note(str(error))
+            await self._sleep(_PAUSE_S)
+            return
+        self._closed_since.pop(partition, None)
+        if isinstance(result, StaysClosed):
+            log.error("p%02d: stays closed: %s", partition, result.reason)
+            self._held.add(partition)
+
+    def _note(self, trouble: str) -> None:
+        """Say a trouble once, not at each attempt."""
+        if trouble != self._trouble:
+            log.warning("%s", trouble)
+        self._trouble = trouble

@@ -1,0 +1,175 @@
+"""Migrations on a real PostgreSQL, with files of the test's own."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from service.embedded import EmbeddedPostgres
+from service.errors import ConfigurationError
+from service.migrations import (
+    MigrationError,
+    dbmate_url,
+    migrate_down,
+    migrate_up,
+    migration_status,
+    new_migration,
+)
+from service.probes import NotReadyError
+from service.processes import Keeper
+from service.rundir import RunDirectory, make_sockets, remove_sockets
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+
+FIRST = "-- migrate:up\nCREATE TABLE first ();\n-- migrate:down\nDROP TABLE first;\n"
+SECOND = "-- migrate:up\nCREATE TABLE second ();\n-- migrate:down\nDROP TABLE second;\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the URL of a PostgreSQL that serves this file's tests."""
+    run = RunDirectory(tmp_path_factory.mktemp("migrations") / "data")
+    run.acquire()
+    sockets = make_sockets(run.data)
+    store = EmbeddedPostgres(run, sockets)
+    assert store.role is not None
+    with asyncio.Runner() as runner:
+        runner.run(store.prepare())
+        keeper = Keeper(store.role, run)
+        runner.run(_start(keeper, store))
+        yield store.url
+        runner.run(keeper.stop())
+    remove_sockets(sockets)
+    run.release()
+
+
+async def _start(keeper: Keeper, store: EmbeddedPostgres) -> None:
+    keeper.start()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await store.probe()
+            except NotReadyError:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+@pytest.fixture
+def url(server: str, request: pytest.FixtureRequest) -> str:
+    """Give a database of the test's own, which does not exist yet."""
+    return server.replace("/onsale?", f"/{request.node.name[:60]}?")
+
+
+@pytest.fixture
+def sql(tmp_path: Path) -> Path:
+    """Give a directory with two migrations."""
+    (tmp_path / "20260101000000_first.sql").write_text(FIRST)
+    (tmp_path / "20260102000000_second.sql").write_text(SECOND)
+    return tmp_path
+
+
+async def tables(url: str) -> set[str]:
+    """Return the tables but dbmate's own."""
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    await connection.close()
+    return {row["tablename"] for row in rows} - {"schema_migrations"}
+
+
+async def test_up_makes_the_database_and_applies_all(url: str, sql: Path) -> None:
+    """Up on a missing database makes it; up again changes nothing."""
+    assert "Applied: 20260102000000_second.sql" in await migrate_up(url, sql)
+    assert await tables(url) == {"first", "second"}
+    assert await migrate_up(url, sql) == ""
+
+
+async def test_down_takes_the_latest_back(url: str, sql: Path) -> None:
+    """Each down takes one migration back, the latest first."""
+    await migrate_up(url, sql)
+    await migrate_down(url, sql)
+    assert await tables(url) == {"first"}
+    await migrate_down(url, sql)
+    assert await tables(url) == set()
+
+
+async def test_status_tells_applied_from_pending(url: str, sql: Path) -> None:
+    """Status lists both kinds."""
+    await migrate_up(url, sql)
+    await migrate_down(url, sql)
+    status = await migration_status(url, sql)
+    assert "[X] 20260101000000_first.sql" in status
+    assert "[ ] 20260102000000_second.sql" in status
+
+
+async def test_several_may_migrate_at_a_time(url: str, sql: Path) -> None:
+    """Of four at once all succeed and each migration is applied by one."""
+    await migrate_up(url, sql)
+    await migrate_down(url, sql)
+    await migrate_down(url, sql)
+    outputs = await asyncio.gather(*(migrate_up(url, sql) for _ in range(4)))
+    assert "".join(outputs).count("Applied: ") == 2
+
+
+async def test_a_failing_migration_says_why_and_leaves_nothing(url: str, sql: Path) -> None:
+    """PostgreSQL's own words reach the operator, and the file is rolled back."""
+    third = "-- migrate:up\nCREATE TABLE third (); SELECT no;\n-- migrate:down\n"
+    (sql / "20260103000000_third.sql").write_text(third)
+    with pytest.raises(MigrationError, match='column "no" does not exist'):
+        await migrate_up(url, sql)
+    assert await tables(url) == {"first", "second"}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "postgresql://onsale:top%20secret@127.0.0.1:1/onsale",
+        "postgresql://onsale:top secret@127.0.0.1:1/onsale",
+        "postgresql://onsale:top%zzsecret@127.0.0.1:1/onsale",
+        "postgresql://onsale:topsecret@127.0.0.1:port/onsale",
+    ],
+)
+async def test_a_password_is_never_printed(broken: str, sql: Path) -> None:
+    """Neither a server that is away nor a URL that cannot be parsed brings the password out."""
+    with pytest.raises(MigrationError) as failure:
+        await migrate_up(broken, sql)
+    assert "secret" not in str(failure.value)
+
+
+async def test_new_writes_an_empty_migration(tmp_path: Path) -> None:
+    """The file has both halves, and a name of dbmate's form."""
+    await new_migration("add_holds", tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert path.name.endswith("_add_holds.sql")
+    assert "-- migrate:up" in path.read_text()
+    assert "-- migrate:down" in path.read_text()
+
+
+@pytest.mark.parametrize("name", ["", "../up", "Has Spaces", "-n"])
+async def test_new_refuses_a_name_that_is_a_path(name: str, tmp_path: Path) -> None:
+    """A name cannot lead out of the directory or become an option."""
+    with pytest.raises(MigrationError, match="no name for a migration"):
+        await new_migration(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ("postgresql://u@/d?host=/run/x", "postgresql://u@/d?host=/run/x"),
+        ("postgresql://u@h/d?sslmode=verify-full", "postgresql://u@h/d?sslmode=verify-full"),
+        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d?sslmode=prefer"),
+        ("postgres://h/d?application_name=x", "postgres://h/d?application_name=x&sslmode=prefer"),
+    ],
+)
+async def test_tls_is_preferred_unless_the_url_says_otherwise(given: str, needed: str) -> None:
+    """Over TCP dbmate would insist on TLS; a socket or an sslmode is left as it is."""
+    assert dbmate_url(given) == needed
+
+
+async def test_what_is_no_url_is_a_refused_setting() -> None:
+    """A URL that nobody can parse is a ConfigurationError without its text."""
+    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not a URL$"):
+        dbmate_url("postgresql://u:secret@[::1/d")
