@@ -65,10 +65,10 @@ have_pip = $(BIN)/python -m pip --version >/dev/null 2>&1 \
   || { echo "$(PYTHON) has neither ensurepip nor pip (on Debian: apt install python3-venv)" >&2; exit 1; }
 
 .venv/.run: $(RUN) pyproject.toml | $(BIN)/python
-	$(call install,$(RUN),about 10 s)
+	$(call install,$(RUN),about 20 s)
 
 .venv/.dev: $(DEV) pyproject.toml | $(BIN)/python
-	$(call install,$(DEV),about 30 s)
+	$(call install,$(DEV),about 40 s)
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \

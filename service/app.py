@@ -41,40 +41,56 @@ _DRAIN_S = 5
 _BACKLOG = 2048
 
 
+class Worker:
+    """One API worker: an engine, and the connections behind it."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Wire it; nothing is connected before `start`."""
+        redis_url, postgresql_url = _urls(settings)
+        self._redis = RedisStore(redis_url)
+        self._ledgers = LedgerPool(postgresql_url)
+        handshakes = make_handshakes(settings, self._redis, "api")
+        self._wires = {number: Wire(redis_url) for number in handshakes}
+        worker = secrets.token_hex(8)
+        self.partitions = [
+            Partition(number, self._wires[number], self._redis, handshake, worker=worker)
+            for number, handshake in handshakes.items()
+        ]
+        self.engine = Engine(
+            self.partitions,
+            self._ledgers,
+            items_max=settings.batch_items_max,
+            waiting_max=settings.waiting_room_max,
+            deadline_s=settings.request_deadline_ms / 1000,
+        )
+
+    async def __aenter__(self) -> Engine:
+        """Begin to open all partitions, in the background."""
+        self.engine.start()
+        return self.engine
+
+    async def __aexit__(self, *_: object) -> None:
+        """End what runs and close all connections."""
+        await self.engine.stop()
+        for wire in self._wires.values():
+            await wire.close()
+        await self._redis.aclose()
+        await self._ledgers.aclose()
+
+
 def make_app(settings: Settings) -> Starlette:
     """Return the API as an ASGI application; it connects when its lifespan starts."""
-    redis_url, postgresql_url = _urls(settings)
-    wires: list[Wire] = []
-    store = RedisStore(redis_url)
-    pool = LedgerPool(postgresql_url)
-    worker = secrets.token_hex(8)
-    handshakes = _handshakes(settings, store, postgresql_url, "api")
-    partitions = []
-    for number, handshake in handshakes.items():
-        wires.append(Wire(redis_url))
-        partitions.append(Partition(number, wires[-1], store, handshake, worker=worker))
-    engine = Engine(
-        partitions,
-        pool,
-        items_max=settings.batch_items_max,
-        waiting_max=settings.waiting_room_max,
-        deadline_s=settings.request_deadline_ms / 1000,
-    )
+    worker = Worker(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        engine.start()
-        gc.collect()
-        gc.freeze()
-        yield
-        await engine.stop()
-        for wire in wires:
-            await wire.close()
-        await store.aclose()
-        await pool.aclose()
+        async with worker:
+            gc.collect()
+            gc.freeze()
+            yield
 
     app = Starlette(
-        routes=[*Handlers(engine, settings.durability).routes(), *openapi.routes()],
+        routes=[*Handlers(worker.engine, settings.durability).routes(), *openapi.routes()],
         exception_handlers={
             Problem: _problem,
             HTTPException: _http_exception,
@@ -129,28 +145,33 @@ def run_writer(settings: Settings) -> None:
 
 
 async def _write(settings: Settings) -> None:
-    redis_url, postgresql_url = _urls(settings)
-    store = RedisStore(redis_url)
-    writer = Writer(
-        store,
-        lambda: ledger.connect(postgresql_url, purpose="writer"),
-        _handshakes(settings, store, postgresql_url, "writer"),
-        linger_s=settings.linger_ms_max / 1000,
-        retained_bytes=settings.retained_bytes,
-        clock=time.monotonic,
-    )
-    task = asyncio.ensure_future(writer.run())
+    redis = RedisStore(_urls(settings)[0])
+    task = asyncio.ensure_future(make_writer(settings, redis).run())
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    await store.aclose()
+    await redis.aclose()
 
 
-def _handshakes(
-    settings: Settings, store: RedisStore, postgresql_url: str, role: str
-) -> dict[int, Handshake]:
+def make_writer(settings: Settings, redis: RedisStore) -> Writer:
+    """Return a writer of all partitions, on real stores and the real clock."""
+    postgresql_url = _urls(settings)[1]
+    return Writer(
+        redis,
+        lambda: ledger.connect(postgresql_url, purpose="writer"),
+        make_handshakes(settings, redis, "writer"),
+        linger_s=settings.linger_ms_max / 1000,
+        retained_bytes=settings.retained_bytes,
+        clock=time.monotonic,
+    )
+
+
+def make_handshakes(settings: Settings, redis: RedisStore, role: str) -> dict[int, Handshake]:
+    """Return the handshake of each partition, in order."""
+    postgresql_url = _urls(settings)[1]
+
     def connect(idle_s: int) -> Awaitable[Ledger]:
         return ledger.connect(
             postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
@@ -159,7 +180,7 @@ def _handshakes(
     return {
         number: Handshake(
             number,
-            store,
+            redis,
             connect,
             partitions=settings.partitions,
             durability=settings.durability,

@@ -31,7 +31,7 @@ class Batcher(Generic[Item, Result]):
     """
 
     _send_before_s = 0.25
-    """An item this close to its deadline is not sent: its call would have no time to be answered."""
+    """An item this close to its deadline is not sent: its call could not be answered in time."""
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Commands(click.Group):
     """A group whose commands may raise ConfigurationError."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # as click has it
+    def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a refused setting is one line, never a traceback."""
         try:
             return super().invoke(ctx)
@@ -40,7 +40,7 @@ class Commands(click.Group):
 class Failure(click.ClickException):
     """An end with exit code 1 and a text for the terminal."""
 
-    def show(self, file: Any = None) -> None:  # as click has it
+    def show(self, file: Any = None) -> None:
         """Print the text after the command's name."""
         click.echo(f"onsale: {self.message}", file=file, err=file is None)
 
@@ -75,7 +75,7 @@ def up() -> None:
     DB_HOST name your own, migrates, and serves on HOST and PORT. Ctrl-C stops all of it.
     """
     settings = _settings()
-    from service import supervisor
+    from service import supervisor  # noqa: PLC0415  # heavy
 
     try:
         sys.exit(supervisor.up(settings))
@@ -92,7 +92,7 @@ def up() -> None:
 def api(fd: int | None) -> None:
     """Run one API worker, on HOST and PORT or an inherited socket."""
     settings = _settings()
-    from service.app import serve_api
+    from service.app import serve_api  # noqa: PLC0415  # heavy
 
     serve_api(settings, fd)
 
@@ -101,7 +101,7 @@ def api(fd: int | None) -> None:
 def writer() -> None:
     """Run the writer, which puts every change on record."""
     settings = _settings()
-    from service.app import run_writer
+    from service.app import run_writer  # noqa: PLC0415  # heavy
 
     run_writer(settings)
 
@@ -169,7 +169,7 @@ def _print(call: Callable[[], Coroutine[Any, Any, str]]) -> None:
 
 
 def _settings() -> "Settings":
-    from service.settings import load_settings
+    from service.settings import load_settings  # noqa: PLC0415  # heavy
 
     return load_settings()
 

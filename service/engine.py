@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from service.batcher import Batcher, Expired, WaitingRoomFull
@@ -268,8 +269,8 @@ class Engine:
                     event_id = await ledger.draw_event(name, capacity)
             except UNAVAILABLE as error:
                 raise Problem("unavailable") from error
-            submitted = self._of(event_id).open.submit
-            opened = await _answered(lambda: submitted((event_id, name, capacity)))
+            submit = partial(self._of(event_id).open.submit, (event_id, name, capacity))
+            opened = await _answered(submit)
             if opened is not None:
                 return opened
         raise Problem("unavailable", "No id was free.")

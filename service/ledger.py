@@ -159,7 +159,7 @@ class Ledger:
     async def _cursors(self, lock: str, partitions: Iterable[int]) -> dict[int, Cursor]:
         rows = await self._connection.fetch(
             "SELECT partition, epoch, seq, head FROM cursors WHERE partition = ANY($1)"
-            f" ORDER BY partition {lock}",
+            f" ORDER BY partition {lock}",  # FOR UPDATE, or nothing
             list(partitions),
         )
         return {
@@ -188,7 +188,7 @@ class Ledger:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Self]:
-        """What is read inside is of one moment."""
+        """Make all that is read inside be of one moment."""
         async with self._connection.transaction(isolation="repeatable_read", readonly=True):
             yield self
 
@@ -339,7 +339,7 @@ class Application:
         return head
 
     async def _open_events(self, opened: Sequence[Change]) -> None:
-        """An event's row may have been lost with its draw, so `opened` can make it anew."""
+        """Open the events' rows; one that was lost with its draw is made anew."""
         for change in opened:
             await self._connection.execute(
                 "INSERT INTO events (id, status, name, capacity, created_at, updated_at)"
@@ -354,7 +354,7 @@ class Application:
             )
 
     async def _bookings(self, changes: Sequence[Change]) -> None:
-        """A user may change several times in a batch; the last state is the one to keep."""
+        """Keep each user's last state: a user may change several times in a batch."""
         latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
         if not latest:
             return

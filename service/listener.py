@@ -5,6 +5,7 @@ Connections wait in its backlog while no worker accepts, at the start and betwee
 
 import asyncio
 import errno
+import os
 import socket
 from ipaddress import ip_address
 
@@ -28,7 +29,10 @@ def bind(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             msg = f"PORT={port} is in use on {host}; stop what listens there, or set another PORT"
         else:
-            msg = f"HOST={host} PORT={port} cannot be listened on: {error.strerror}"
+            # create_server adds the address to its text; a failed look-up has its own numbers.
+            looked_up = not isinstance(error, socket.gaierror)
+            reason = os.strerror(error.errno or 0) if looked_up else error.strerror
+            msg = f"HOST={host} PORT={port} cannot be listened on: {reason}"
         raise AddressError(msg) from None
 
 

@@ -39,7 +39,7 @@ class Loader:
         self._misses: OrderedDict[int, float] = OrderedDict()
 
     async def load(self, event_id: int, missed_at: Position, deadline: float) -> None:
-        """Load an event that a script missed at `missed_at`; afterwards the script may be asked again.
+        """Load an event that a script missed at `missed_at`; afterwards, ask the script again.
 
         Raises Problem: `event_not_found`, or `unavailable` when the deadline comes first (the load
         goes on).

@@ -68,23 +68,27 @@ def decode(entry_id: str, fields: Mapping[str, str]) -> Entry:
     """Read one entry. Raises CorruptEntryError, which names the entry and what is wrong with it."""
     last = parse_id(entry_id)
     try:
-        if fields["v"] != VERSION:
-            msg = f"version {fields['v']!r} is not known here"
-            raise ValueError(msg)
-        at, first = _number(fields["at"]), _number(fields["first"])
-        lines = fields["changes"].split("\n")
-        if first + len(lines) - 1 != last.seq:
-            msg = f"{len(lines)} changes from {first} do not end at {last.seq}"
-            raise ValueError(msg)
-        changes = tuple(
-            _change(line, seq, last.epoch, at) for seq, line in enumerate(lines, start=first)
-        )
+        return _entry(last, fields)
     except KeyError as error:
         msg = f"outbox entry {entry_id}: the field {error} is missing"
         raise CorruptEntryError(msg) from None
     except ValueError as error:
         msg = f"outbox entry {entry_id}: {error}"
         raise CorruptEntryError(msg) from None
+
+
+def _entry(last: Position, fields: Mapping[str, str]) -> Entry:
+    if fields["v"] != VERSION:
+        msg = f"version {fields['v']!r} is not known here"
+        raise ValueError(msg)
+    at, first = _number(fields["at"]), _number(fields["first"])
+    lines = fields["changes"].split("\n")
+    if first + len(lines) - 1 != last.seq:
+        msg = f"{len(lines)} changes from {first} do not end at {last.seq}"
+        raise ValueError(msg)
+    changes = tuple(
+        _change(line, seq, last.epoch, at) for seq, line in enumerate(lines, start=first)
+    )
     return Entry(last, first, changes)
 
 

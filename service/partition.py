@@ -19,7 +19,7 @@ from service.handshake import Handshake, HandshakeImpossible, Opened
 from service.keys import partition_keys
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
-from service.wire import MissingScript, NotExecuted, Unknown, Wire
+from service.wire import MissingScript, NotExecuted, OutOfMemory, Unknown, Wire
 
 log = logging.getLogger("onsale.partition")
 
@@ -42,6 +42,16 @@ class Reply:
 class _Serving:
     epoch: int
     scripts: dict[str, scripts.Script]
+
+
+@dataclass(slots=True)
+class _Fate:
+    """What is known of one call: its number, and the epoch in which a send of it may have run."""
+
+    caller: str
+    number: int
+    unknown_in: int | None = None
+    attempts: int = 0
 
 
 class Partition:
@@ -84,95 +94,57 @@ class Partition:
             await asyncio.gather(self._opening, return_exceptions=True)
 
     async def change(
-        self,
-        script: str,
-        keys: Sequence[str],
-        arguments: Sequence[str | int],
-        deadline: float,
+        self, script: str, keys: Sequence[str], arguments: Sequence[str | int], deadline: float
     ) -> Reply:
         """Call a changing script, numbered. One call of a script at a time.
 
         `deadline` is of the loop's clock, in seconds. Raises Problem: `unavailable` and `closed`
         when it surely had no effect, `outcome_unknown` when it may have had.
         """
-        number = self._numbers[script] = self._numbers.get(script, 0) + 1
-        caller = f"{self._worker}:{script}"
-        loop = asyncio.get_running_loop()
-        pause = _PAUSE_S
-        unknown_in: int | None = None
-        while True:
-            try:
+        self._numbers[script] = self._numbers.get(script, 0) + 1
+        fate = _Fate(f"{self._worker}:{script}", self._numbers[script])
+        try:
+            while True:
                 serving = await self._served(deadline)
-            except Problem:
-                if unknown_in is None:
-                    raise
-                raise Problem("outcome_unknown") from None
-            if unknown_in is not None and serving.epoch != unknown_in:
-                raise Problem("outcome_unknown")
-            left = deadline - loop.time()
-            if left <= 0:
-                raise Problem("unavailable" if unknown_in is None else "outcome_unknown")
-            latest = self._redis_clock(deadline)
-            try:
-                reply = await self._evaluate(
-                    serving, script, keys, (caller, number, latest, *arguments), left
-                )
-            except MissingScript:
-                self._lost(serving)
-                continue
-            except NotExecuted as error:
-                if str(error).startswith("OOM") or "maxmemory" in str(error):
-                    raise Problem(
-                        "unavailable" if unknown_in is None else "outcome_unknown"
-                    ) from error
-                self._note(str(error))
-            except Unknown as error:
-                unknown_in = serving.epoch
-                self._note(str(error))
-            else:
+                if fate.unknown_in not in (None, serving.epoch):
+                    raise Problem("outcome_unknown")
+                call = (fate.caller, fate.number, self._redis_clock(deadline), *arguments)
+                reply = await self._attempt(serving, script, keys, call, deadline, fate)
+                if reply is None:
+                    continue
                 if reply[0] == "OK":
                     if (accepted := self._accept(serving, reply)) is None:
                         raise Problem("outcome_unknown")
                     return accepted
                 if reply[0] == "LATE":
                     # It has not run, and no earlier send of it can run any more.
-                    unknown_in = None
+                    fate.unknown_in = None
                 elif reply[0] == "STALE_CALL":
                     raise Problem("outcome_unknown")
                 else:
                     self._refused(serving, reply)
-                continue
-            await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
-            pause = min(2 * pause, _PAUSE_MAX_S)
+        except Problem as problem:
+            if fate.unknown_in is None:
+                raise
+            raise Problem("outcome_unknown") from problem
 
     async def ask(
-        self,
-        script: str,
-        keys: Sequence[str],
-        arguments: Sequence[str | int],
-        deadline: float,
+        self, script: str, keys: Sequence[str], arguments: Sequence[str | int], deadline: float
     ) -> Reply:
-        """Call a script that may run any number of times. Raises Problem `unavailable`, `closed`."""
-        loop = asyncio.get_running_loop()
-        pause = _PAUSE_S
+        """Call a script that may run any number of times.
+
+        Raises Problem: `unavailable`, `closed`.
+        """
+        fate = _Fate("", 0)
         while True:
             serving = await self._served(deadline)
-            left = deadline - loop.time()
-            if left <= 0:
-                raise Problem("unavailable")
-            try:
-                reply = await self._evaluate(serving, script, keys, arguments, left)
-            except MissingScript:
-                self._lost(serving)
-            except (NotExecuted, Unknown) as error:
-                self._note(str(error))
-                await asyncio.sleep(min(pause, max(0.0, deadline - loop.time())))
-                pause = min(2 * pause, _PAUSE_MAX_S)
-            else:
-                if reply[0] != "OK":
-                    self._refused(serving, reply)
-                elif (accepted := self._accept(serving, reply)) is not None:
-                    return accepted
+            reply = await self._attempt(serving, script, keys, arguments, deadline, fate)
+            if reply is None:
+                continue
+            if reply[0] != "OK":
+                self._refused(serving, reply)
+            elif (accepted := self._accept(serving, reply)) is not None:
+                return accepted
 
     async def once(
         self,
@@ -186,19 +158,46 @@ class Partition:
         Raises Problem `unavailable` when it may not have run, `closed`.
         """
         serving = await self._served(deadline)
-        left = deadline - asyncio.get_running_loop().time()
+        reply = await self._attempt(serving, script, keys, arguments, deadline, _Fate("", 0))
+        if reply is not None and reply[0] != "OK":
+            self._refused(serving, reply)
+        elif reply is not None and (accepted := self._accept(serving, reply)) is not None:
+            return accepted
+        raise Problem("unavailable")
+
+    async def _attempt(
+        self,
+        serving: _Serving,
+        script: str,
+        keys: Sequence[str],
+        arguments: Sequence[str | int],
+        deadline: float,
+        fate: _Fate,
+    ) -> list[str] | None:
+        """Send once. None, after a pause, when there is no reply; `fate` says what that means.
+
+        Raises Problem when the deadline is past, or when Redis is full.
+        """
+        loop = asyncio.get_running_loop()
+        if deadline <= loop.time():
+            raise Problem("unavailable")
         try:
-            reply = await self._evaluate(serving, script, keys, arguments, left)
+            return await self._evaluate(serving, script, keys, arguments, deadline - loop.time())
         except MissingScript:
             self._lost(serving)
-        except (NotExecuted, Unknown) as error:
+            return None
+        except OutOfMemory as error:
             self._note(str(error))
-        else:
-            if reply[0] != "OK":
-                self._refused(serving, reply)
-            elif (accepted := self._accept(serving, reply)) is not None:
-                return accepted
-        raise Problem("unavailable")
+            raise Problem("unavailable", "Redis has no memory left.") from error
+        except NotExecuted as error:
+            self._note(str(error))
+        except Unknown as error:
+            fate.unknown_in = serving.epoch
+            self._note(str(error))
+        pause = min(_PAUSE_S * 2**fate.attempts, _PAUSE_MAX_S)
+        fate.attempts += 1
+        await asyncio.sleep(max(0.0, min(pause, deadline - loop.time())))
+        return None
 
     async def _evaluate(
         self,

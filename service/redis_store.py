@@ -226,6 +226,6 @@ class RedisStore:
 
 def _flat(entries: Sequence[Any]) -> list[tuple[str, dict[str, str]]]:
     """Flatten what RESP3 nests: a list of pages, each a list of entries."""
-    if entries and isinstance(entries[0], list) and entries[0] and not isinstance(entries[0][0], str):
+    if entries and not isinstance(entries[0][0], str):
         return [entry for page in entries for entry in page]
     return list(entries)

@@ -20,7 +20,8 @@ def welcome(address: str, data: Path, stores: Sequence[str], *, remote: bool) ->
     lines = [
         f"Onsale {onsale_version()} serves on {address} (documentation: {address}/docs)",
         f"  stores  {', '.join(stores)}",
-        f"  data    {data} (logs in {data.name}/log)",
+        f"  data    {data}",
+        f"  logs    {data / 'log'}",
         "",
         "Open an event with 9 tickets (its answer has the id), then book the first:",
         "",

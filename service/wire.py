@@ -14,7 +14,17 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 Reply = list[str]
 
@@ -27,7 +37,6 @@ _NOT_EXECUTED = (
     "READONLY",
     "MASTERDOWN",
     "BUSY ",
-    "OOM",
     "MISCONF",
     "NOREPLICAS",
 )
@@ -40,6 +49,10 @@ class NotExecuted(Exception):
 
 class MissingScript(NotExecuted):
     """The script is not loaded: this Redis was restarted, or was never this epoch's."""
+
+
+class OutOfMemory(NotExecuted):
+    """Redis is full and refused to begin."""
 
 
 class Unknown(Exception):
@@ -127,7 +140,7 @@ class Wire:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(self._attempt_timeout_s):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
                 await connection.send_command("PING")
                 await connection.read_response()
         except (RedisError, OSError) as error:
@@ -195,23 +208,20 @@ class Wire:
 def _refusal(error: ResponseError) -> Exception:
     if isinstance(error, NoScriptError):
         return MissingScript(str(error))
-    name = type(error).__name__
     text = str(error)
-    if name in _BY_CLASS or text.startswith(_NOT_EXECUTED):
+    if isinstance(error, OutOfMemoryError):
+        return OutOfMemory(text)
+    if isinstance(error, _BY_CLASS) or text.startswith(_NOT_EXECUTED):
         return NotExecuted(text)
     return Unknown(text)
 
 
-_BY_CLASS = frozenset(
-    {
-        "OutOfMemoryError",
-        "ReadOnlyError",
-        "ClusterDownError",
-        "MasterDownError",
-        "AskError",
-        "MovedError",
-        "TryAgainError",
-        "NoPermissionError",
-    }
+_BY_CLASS = (
+    ReadOnlyError,
+    ClusterDownError,
+    AskError,
+    TryAgainError,
+    NoPermissionError,
 )
-"""redis-py cuts the beginning off those errors for which it has a class."""
+"""redis-py cuts the beginning off those errors for which it has a class (MOVED is an ASK to it,
+MASTERDOWN a CLUSTERDOWN)."""

@@ -49,7 +49,10 @@ class Writer:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`linger_s`: when busy, how long a commit waits for more; `retained_bytes`: of all outboxes."""
+        """Take what it works with.
+
+        `linger_s`: when busy, how long a commit waits for more; `retained_bytes`: of all outboxes.
+        """
         self._redis = redis
         self._connect = connect
         self._handshakes = handshakes
@@ -165,7 +168,7 @@ class Writer:
     async def _not_applied(
         self, ledger: Ledger, partition: int, error: LineageError | RefusedChangeError
     ) -> None:
-        """A refused change stops the partition; a broken lineage is looked at again, then compared.
+        """Stop the partition for a refused change; look again at a broken lineage, then compare.
 
         Entries that were read before a handshake ended their epoch are none of the record's: what
         follows the cursor now is read again. If that does not follow either, the outbox has a hole.

@@ -1,4 +1,4 @@
-"""The servers from the wheels: they come up, keep what they were given, and listen to nobody else."""
+"""The servers from the wheels come up, keep what they were given and listen to nobody else."""
 
 import asyncio
 import contextlib
@@ -70,7 +70,7 @@ async def kill(keeper: Keeper) -> None:
     assert keeper.pid is not None
     process = psutil.Process(keeper.pid)
     process.kill()
-    while keeper.pid == process.pid:
+    while keeper.pid == process.pid:  # noqa: ASYNC110  # ends with the process
         await asyncio.sleep(0.01)
 
 
@@ -124,6 +124,11 @@ async def execute(store: Store, *statements: str) -> None:
     await connection.close()
 
 
+def mode(path: Path) -> int:
+    """Return the permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
 async def test_postgresql_listens_on_its_private_socket_alone(
     run: RunDirectory, sockets: Path
 ) -> None:
@@ -131,8 +136,8 @@ async def test_postgresql_listens_on_its_private_socket_alone(
     store = EmbeddedPostgres(run, sockets)
     async with running(store, run) as keeper:
         assert psutil.Process(keeper.pid).net_connections("tcp") == []
-        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
-        assert stat.S_IMODE((sockets / ".s.PGSQL.5432").stat().st_mode) == 0o700
+        assert mode(sockets) == 0o700
+        assert mode(sockets / ".s.PGSQL.5432") == 0o700
         connection = await asyncpg.connect(store.url)
         safe = ("fsync", "synchronous_commit", "full_page_writes", "data_checksums")
         assert {await connection.fetchval(f"SHOW {name}") for name in safe} == {"on"}
@@ -147,7 +152,7 @@ async def test_an_initdb_that_was_killed_leaves_nothing_half_made(
     store = EmbeddedPostgres(run, sockets)
     preparing = asyncio.create_task(store.prepare())
     unfinished = run.data / "postgresql.init"
-    while not (unfinished / "PG_VERSION").exists():
+    while not (unfinished / "PG_VERSION").exists():  # noqa: ASYNC110  # initdb tells nobody
         await asyncio.sleep(0.005)
     preparing.cancel()
     await asyncio.gather(preparing, return_exceptions=True)
@@ -177,7 +182,9 @@ async def test_root_without_user_namespaces_is_told_what_to_do(
 
 @pytest.mark.parametrize(("pid", "stays"), [(os.getpid(), False), (2**22 - 1, True)])
 async def test_a_lock_file_with_a_reused_pid_is_dropped(
-    tmp_path: Path, pid: int, stays: bool  # noqa: FBT001
+    tmp_path: Path,
+    pid: int,
+    stays: bool,
 ) -> None:
     """A postmaster.pid that names a live stranger goes; one of a dead process is PostgreSQL's."""
     lock = tmp_path / "postmaster.pid"

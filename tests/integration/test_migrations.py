@@ -21,7 +21,7 @@ from service.probes import NotReadyError
 from service.processes import Keeper
 from service.rundir import RunDirectory, make_sockets, remove_sockets
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.timeout(60)
 
 FIRST = "-- migrate:up\nCREATE TABLE first ();\n-- migrate:down\nDROP TABLE first;\n"
 SECOND = "-- migrate:up\nCREATE TABLE second ();\n-- migrate:down\nDROP TABLE second;\n"
@@ -79,6 +79,7 @@ async def tables(url: str) -> set[str]:
     return {row["tablename"] for row in rows} - {"schema_migrations"}
 
 
+@pytest.mark.asyncio
 async def test_up_makes_the_database_and_applies_all(url: str, sql: Path) -> None:
     """Up on a missing database makes it; up again changes nothing."""
     assert "Applied: 20260102000000_second.sql" in await migrate_up(url, sql)
@@ -86,6 +87,7 @@ async def test_up_makes_the_database_and_applies_all(url: str, sql: Path) -> Non
     assert await migrate_up(url, sql) == ""
 
 
+@pytest.mark.asyncio
 async def test_down_takes_the_latest_back(url: str, sql: Path) -> None:
     """Each down takes one migration back, the latest first."""
     await migrate_up(url, sql)
@@ -95,6 +97,7 @@ async def test_down_takes_the_latest_back(url: str, sql: Path) -> None:
     assert await tables(url) == set()
 
 
+@pytest.mark.asyncio
 async def test_status_tells_applied_from_pending(url: str, sql: Path) -> None:
     """Status lists both kinds."""
     await migrate_up(url, sql)
@@ -104,6 +107,7 @@ async def test_status_tells_applied_from_pending(url: str, sql: Path) -> None:
     assert "[ ] 20260102000000_second.sql" in status
 
 
+@pytest.mark.asyncio
 async def test_several_may_migrate_at_a_time(url: str, sql: Path) -> None:
     """Of four at once all succeed and each migration is applied by one."""
     await migrate_up(url, sql)
@@ -113,6 +117,7 @@ async def test_several_may_migrate_at_a_time(url: str, sql: Path) -> None:
     assert "".join(outputs).count("Applied: ") == 2
 
 
+@pytest.mark.asyncio
 async def test_a_failing_migration_says_why_and_leaves_nothing(url: str, sql: Path) -> None:
     """PostgreSQL's own words reach the operator, and the file is rolled back."""
     third = "-- migrate:up\nCREATE TABLE third (); SELECT no;\n-- migrate:down\n"
@@ -122,6 +127,7 @@ async def test_a_failing_migration_says_why_and_leaves_nothing(url: str, sql: Pa
     assert await tables(url) == {"first", "second"}
 
 
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "broken",
     [
@@ -138,9 +144,9 @@ async def test_a_password_is_never_printed(broken: str, sql: Path) -> None:
     assert "secret" not in str(failure.value)
 
 
-async def test_new_writes_an_empty_migration(tmp_path: Path) -> None:
+def test_new_writes_an_empty_migration(tmp_path: Path) -> None:
     """The file has both halves, and a name of dbmate's form."""
-    await new_migration("add_holds", tmp_path)
+    asyncio.run(new_migration("add_holds", tmp_path))
     (path,) = tmp_path.iterdir()
     assert path.name.endswith("_add_holds.sql")
     assert "-- migrate:up" in path.read_text()
@@ -148,10 +154,10 @@ async def test_new_writes_an_empty_migration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../up", "Has Spaces", "-n"])
-async def test_new_refuses_a_name_that_is_a_path(name: str, tmp_path: Path) -> None:
+def test_new_refuses_a_name_that_is_a_path(name: str, tmp_path: Path) -> None:
     """A name cannot lead out of the directory or become an option."""
     with pytest.raises(MigrationError, match="no name for a migration"):
-        await new_migration(name, tmp_path)
+        asyncio.run(new_migration(name, tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,12 +170,12 @@ async def test_new_refuses_a_name_that_is_a_path(name: str, tmp_path: Path) -> N
         ("postgres://h/d?application_name=x", "postgres://h/d?application_name=x&sslmode=prefer"),
     ],
 )
-async def test_tls_is_preferred_unless_the_url_says_otherwise(given: str, needed: str) -> None:
+def test_tls_is_preferred_unless_the_url_says_otherwise(given: str, needed: str) -> None:
     """Over TCP dbmate would insist on TLS; a socket or an sslmode is left as it is."""
     assert dbmate_url(given) == needed
 
 
-async def test_what_is_no_url_is_a_refused_setting() -> None:
+def test_what_is_no_url_is_a_refused_setting() -> None:
     """A URL that nobody can parse is a ConfigurationError without its text."""
     with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not a URL$"):
         dbmate_url("postgresql://u:secret@[::1/d")

@@ -1,0 +1,80 @@
+"""What all tests share: one Valkey and one PostgreSQL per run, fresh keys and a fresh record each."""
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import pytest
+import redis
+from redis.asyncio import Redis
+
+from tests.servers import Servers, fresh_database
+
+_databases = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A Valkey and a PostgreSQL as `onsale up` runs them, migrated, for the whole run."""
+    running = Servers(tmp_path_factory.mktemp("servers") / "data")
+    try:
+        running.start()
+        running.migrate(running.postgresql_url)
+        yield running
+    finally:
+        running.stop()
+
+
+@dataclass(frozen=True)
+class Stores:
+    """The URLs of an empty Redis and of an empty, migrated record."""
+
+    redis_url: str
+    postgresql_url: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"REDIS_URL": self.redis_url, "DATABASE_URL": self.postgresql_url}
+
+
+@pytest.fixture
+def empty_valkey(servers: Servers) -> str:
+    """The URL of a Valkey without keys and without scripts."""
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushall()
+        client.script_flush()
+    return servers.redis_url
+
+
+@pytest.fixture
+def stores(servers: Servers, empty_valkey: str) -> Stores:
+    """An empty Redis and an empty record, for this test alone."""
+    name = f"test_{os.getpid()}_{next(_databases)}"
+    asyncio.run(fresh_database(servers.postgresql_url, name))
+    return Stores(empty_valkey, servers.postgresql_url.replace("/onsale?", f"/{name}?"))
+
+
+@pytest.fixture
+async def valkey(empty_valkey: str) -> AsyncIterator[Redis]:
+    """A client of an empty Valkey."""
+    client = Redis.from_url(empty_valkey, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def record(stores: Stores) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to this test's record."""
+    connection = await asyncpg.connect(stores.postgresql_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory that does not exist yet."""
+    return tmp_path / "data"

@@ -1,0 +1,71 @@
+"""A worker and a writer in the test's own process, on its own stores."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from service.app import Worker, make_handshakes, make_writer
+from service.engine import Engine
+from service.handshake import Handshake
+from service.redis_store import RedisStore
+from service.settings import Settings
+from tests.conftest import Stores
+
+WAIT_S = 15.0
+
+
+@pytest.fixture
+def settings(stores: Stores) -> Settings:
+    """The settings of a deployment on this test's stores."""
+    return Settings(redis_url=stores.redis_url, database_url=stores.postgresql_url)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def redis_store(stores: Stores) -> AsyncIterator[RedisStore]:
+    """Redis as the record's side sees it."""
+    store = RedisStore(stores.redis_url)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+def handshake(settings: Settings, redis_store: RedisStore) -> Handshake:
+    """The handshake of partition 0."""
+    return make_handshakes(settings, redis_store, "test")[0]
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine of one API worker."""
+    async with Worker(settings) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def writing(settings: Settings) -> AsyncIterator[None]:
+    """Run a writer meanwhile."""
+    assert settings.own_redis_url is not None
+    store = RedisStore(settings.own_redis_url)
+    task = asyncio.create_task(make_writer(settings, store).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await store.aclose()
+
+
+@pytest.fixture
+async def writer(settings: Settings) -> AsyncIterator[None]:
+    """A writer that runs all the while."""
+    async with writing(settings):
+        yield
+
+
+async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
+    """Poll a condition until it holds; fail when it does not."""
+    async with asyncio.timeout(WAIT_S):
+        while not await condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,163 @@
+"""Real servers for the tests: started once per run on sockets of their own, stopped by their pids."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import asyncpg
+import redis
+
+from service.embedded import EmbeddedPostgres, EmbeddedValkey
+from service.migrations import migrate_up
+from service.resources import sql_directory
+from service.rundir import RunDirectory, make_sockets, remove_sockets
+
+START_S = 30.0
+
+
+def wait_until(condition, *, seconds: float = START_S, what: str = "it") -> None:  # type: ignore[no-untyped-def]
+    """Poll a condition that takes no time to ask; fail when it does not come true."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        time.sleep(0.01)
+
+
+class Servers:
+    """A Valkey and a PostgreSQL exactly as `onsale up` runs them."""
+
+    def __init__(self, data: Path) -> None:
+        data.mkdir(parents=True, exist_ok=True)
+        self.run = RunDirectory(data)
+        self.run.acquire()
+        self.sockets = make_sockets(self.run.data)
+        self.valkey = EmbeddedValkey(self.run, self.sockets)
+        self.postgres = EmbeddedPostgres(self.run, self.sockets)
+        self.redis_url = self.valkey.url
+        self.postgresql_url = self.postgres.url
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        asyncio.run(self._prepare())
+        self.start_valkey()
+        self.start_postgres()
+
+    async def _prepare(self) -> None:
+        await self.valkey.prepare()
+        await self.postgres.prepare()
+
+    def start_valkey(self) -> None:
+        self._spawn(self.valkey)
+        with redis.Redis.from_url(self.redis_url) as client:
+            wait_until(lambda: _pings(client), what="Valkey answers")
+
+    def start_postgres(self) -> None:
+        until = time.monotonic() + START_S
+        while True:
+            self._spawn(self.postgres)
+            while self._processes["postgresql"].poll() is None:
+                if asyncio.run(_probes(self.postgres)):
+                    return
+                assert time.monotonic() < until, "PostgreSQL did not come up"
+                time.sleep(0.02)
+            # After a kill -9 the old lock may stand for two seconds.
+            assert time.monotonic() < until, "PostgreSQL did not come up"
+            time.sleep(0.1)
+
+    def _spawn(self, store: EmbeddedValkey | EmbeddedPostgres) -> None:
+        assert store.role is not None
+        store.role.before_start()
+        log = self.run.log_file(store.name).open("ab")
+        self._processes[store.name] = subprocess.Popen(
+            store.role.argv, stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+
+    def pid(self, name: str) -> int:
+        return self._processes[name].pid
+
+    def kill(self, name: str) -> None:
+        """kill -9, and wait until it is gone."""
+        self._processes[name].kill()
+        self._processes[name].wait()
+
+    def stop(self) -> None:
+        for name, number in (("valkey", signal.SIGTERM), ("postgresql", signal.SIGINT)):
+            process = self._processes.get(name)
+            if process is not None and process.poll() is None:
+                process.send_signal(number)
+                process.wait(timeout=30)
+        remove_sockets(self.sockets)
+        self.run.release()
+
+    def migrate(self, url: str) -> None:
+        asyncio.run(migrate_up(url, sql_directory()))
+
+
+def _pings(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+async def _probes(store: EmbeddedPostgres) -> bool:
+    try:
+        await store.probe()
+    except Exception:  # noqa: BLE001  # whatever it is, it is not ready
+        return False
+    return True
+
+
+class Role:
+    """`onsale api` or `onsale writer` as a process of the test's own."""
+
+    def __init__(self, name: str, environment: Mapping[str, str], *arguments: str) -> None:
+        self.name = name
+        self._argv = [sys.executable, "-m", "service", name, *arguments]
+        self._environment = {**os.environ, **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, pass_fds: tuple[int, ...] = ()) -> None:
+        self._process = subprocess.Popen(
+            self._argv, env=self._environment, pass_fds=pass_fds, start_new_session=True
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._process.wait(timeout=20)
+
+
+async def fresh_database(template_url: str, name: str) -> None:
+    """Make a database as a copy of the migrated one."""
+    admin = await asyncpg.connect(template_url.replace("/onsale?", "/postgres?"))
+    try:
+        await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE onsale STRATEGY file_copy')
+    finally:
+        await admin.close()
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object."""
+    found = json.loads(path.read_text())
+    assert isinstance(found, dict)
+    return found
