@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import re
 import secrets
 import signal
 import socket
@@ -19,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Router
+from starlette.routing import Route, Router
 
 from service import ledger, openapi
 from service.bodies import problem_answer
@@ -27,7 +28,9 @@ from service.engine import Engine
 from service.errors import ConfigurationError, Problem
 from service.handlers import Handlers
 from service.handshake import Handshake
+from service.http1 import Http1
 from service.ledger import Ledger, LedgerPool
+from service.listener import bind
 from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -106,13 +109,13 @@ def make_app(settings: Settings) -> Starlette:
 def serve_api(settings: Settings, fd: int | None) -> None:
     """Serve the API until SIGTERM or SIGINT; on an inherited listening socket, or on one's own.
 
-    Raises ConfigurationError when the address cannot be had.
+    Raises AddressError when the address cannot be had.
     """
     _log_to_stderr()
     config = uvicorn.Config(
         make_app(settings),
         loop="uvloop",
-        http="httptools",
+        http=Http1,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -124,18 +127,8 @@ def serve_api(settings: Settings, fd: int | None) -> None:
         timeout_graceful_shutdown=_DRAIN_S,
         backlog=_BACKLOG,
     )
-    listener = socket.socket(fileno=fd) if fd is not None else listen(settings.host, settings.port)
+    listener = socket.socket(fileno=fd) if fd is not None else bind(settings.host, settings.port)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises ConfigurationError that names the address."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        msg = f"cannot listen on {host}:{port}: {error.strerror or error}"
-        raise ConfigurationError(msg) from error
 
 
 def run_writer(settings: Settings) -> None:
@@ -197,8 +190,12 @@ def _urls(settings: Settings) -> tuple[str, str]:
 
 
 def _exact_paths(router: Router) -> None:
-    """`/book/` is not `/book`: answered 404, never a redirect that a POST does not survive."""
+    """`/book/` and `/book%0A` are not `/book`: answered 404, never by a redirect."""
     router.redirect_slashes = False
+    for route in router.routes:
+        assert isinstance(route, Route)  # there are no mounts
+        # Starlette ends its patterns with `$`, which matches before a last newline too.
+        route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
 async def _problem(_: Request, error: Exception) -> Response:

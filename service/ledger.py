@@ -32,6 +32,10 @@ _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""
 
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
+_CURSORS = (
+    "SELECT partition, epoch, seq, head FROM cursors WHERE partition = ANY($1) ORDER BY partition"
+)
+_LOCK_CURSORS = _CURSORS + " FOR UPDATE"
 _SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
 _WAITING = {"waiting": 1, "promoted": -1, "left": -1}
 
@@ -134,7 +138,7 @@ class Ledger:
 
     async def cursors(self, partitions: Iterable[int]) -> dict[int, Cursor]:
         """Return P of each partition; one that was never begun is absent."""
-        return await self._cursors("", partitions)
+        return await self._cursors(_CURSORS, partitions)
 
     async def cursor(self, partition: int) -> Position:
         """Return P of one partition."""
@@ -156,12 +160,8 @@ class Ledger:
             )
         return {partition: Lineage(found) for partition, found in epochs.items()}
 
-    async def _cursors(self, lock: str, partitions: Iterable[int]) -> dict[int, Cursor]:
-        rows = await self._connection.fetch(
-            "SELECT partition, epoch, seq, head FROM cursors WHERE partition = ANY($1)"
-            f" ORDER BY partition {lock}",  # FOR UPDATE, or nothing
-            list(partitions),
-        )
+    async def _cursors(self, query: str, partitions: Iterable[int]) -> dict[int, Cursor]:
+        rows = await self._connection.fetch(query, list(partitions))
         return {
             row["partition"]: Cursor(Position(row["epoch"], row["seq"]), row["head"])
             for row in rows
@@ -236,7 +236,7 @@ class Ledger:
         wanted = sorted(partitions)
         try:
             async with self._connection.transaction():
-                cursors = await self._cursors("FOR UPDATE", wanted)
+                cursors = await self._cursors(_LOCK_CURSORS, wanted)
                 lineages = await self.lineages(wanted)
                 yield Application(self._connection, cursors, lineages)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
@@ -274,7 +274,7 @@ class Ledger:
     async def deciding(self, partition: int) -> AsyncIterator["Decision"]:
         """One transaction in which P stands still and a verdict is put on record."""
         async with self._connection.transaction():
-            cursors = await self._cursors("FOR UPDATE", [partition])
+            cursors = await self._cursors(_LOCK_CURSORS, [partition])
             lineages = await self.lineages([partition])
             yield Decision(
                 self._connection,

@@ -94,7 +94,7 @@ def load_settings() -> Settings:
     some are secrets.
     """
     try:
-        return Settings()  # type: ignore[call-arg]  # every field has a default
+        return Settings()
     except ValidationError as error:
         lines = [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError("; ".join(lines)) from None

@@ -125,18 +125,21 @@ class Writer:
                 self._stop(partition, str(error))
         try:
             await self._commit(ledger, entries)
-        except (LineageError, RefusedChangeError) as error:
-            if len(entries) > 1:
-                for partition, found_entries in entries.items():
-                    await self._apply_alone(ledger, partition, found_entries)
-            else:
-                await self._not_applied(ledger, next(iter(entries)), error)
+        except (LineageError, RefusedChangeError):
+            for partition, of_partition in entries.items():
+                await self._apply_singly(ledger, partition, of_partition)
 
-    async def _apply_alone(self, ledger: Ledger, partition: int, entries: list[Entry]) -> None:
-        try:
-            await self._commit(ledger, {partition: entries})
-        except (LineageError, RefusedChangeError) as error:
-            await self._not_applied(ledger, partition, error)
+    async def _apply_singly(self, ledger: Ledger, partition: int, entries: list[Entry]) -> None:
+        """Record one partition's entries one by one, so that the one that is wrong can be named."""
+        for entry in entries:
+            try:
+                await self._commit(ledger, {partition: [entry]})
+            except RefusedChangeError as error:
+                why = f"PostgreSQL refuses outbox entry {entry.last.entry_id}: {error}"
+                return self._stop(partition, why)
+            except LineageError as error:
+                return await self._broken_lineage(ledger, partition, error)
+        return None
 
     async def _commit(self, ledger: Ledger, entries: Mapping[int, list[Entry]]) -> None:
         """One transaction. Raises LineageError or RefusedChangeError, and then nothing is done."""
@@ -165,17 +168,12 @@ class Writer:
             log.info("writing again")
             self._trouble = ""
 
-    async def _not_applied(
-        self, ledger: Ledger, partition: int, error: LineageError | RefusedChangeError
-    ) -> None:
-        """Stop the partition for a refused change; look again at a broken lineage, then compare.
+    async def _broken_lineage(self, ledger: Ledger, partition: int, error: LineageError) -> None:
+        """Look again at what follows the cursor now; if that does not follow either, compare.
 
-        Entries that were read before a handshake ended their epoch are none of the record's: what
-        follows the cursor now is read again. If that does not follow either, the outbox has a hole.
+        Entries that were read before a handshake ended their epoch are none of the record's. A hole
+        in the outbox is there the second time as well.
         """
-        if isinstance(error, RefusedChangeError):
-            self._stop(partition, f"PostgreSQL refuses a change: {error}")
-            return None
         log.warning("p%02d: %s", partition, error)
         at = await ledger.cursor(partition)
         if at < self._committed[partition]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -13,6 +14,14 @@ import redis
 from redis.asyncio import Redis
 
 from tests.servers import Servers, fresh_database
+
+Client = Any
+"""A client of Redis: redis-py types every text as text or bytes."""
+
+if TYPE_CHECKING:
+    Record = asyncpg.Connection[asyncpg.Record]
+else:
+    Record = asyncpg.Connection
 
 _databases = itertools.count(1)
 
@@ -59,7 +68,7 @@ def stores(servers: Servers, empty_valkey: str) -> Stores:
 
 
 @pytest.fixture
-async def valkey(empty_valkey: str) -> AsyncIterator[Redis]:
+async def valkey(empty_valkey: str) -> AsyncIterator[Client]:
     """A client of an empty Valkey."""
     client = Redis.from_url(empty_valkey, decode_responses=True)
     yield client
@@ -67,7 +76,7 @@ async def valkey(empty_valkey: str) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def record(stores: Stores) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+async def record(stores: Stores) -> AsyncIterator[Record]:
     """A connection to this test's record."""
     connection = await asyncpg.connect(stores.postgresql_url)
     yield connection

@@ -84,7 +84,7 @@ class Servers:
         return self._processes[name].pid
 
     def kill(self, name: str) -> None:
-        """kill -9, and wait until it is gone."""
+        """Kill -9, and wait until it is gone."""
         self._processes[name].kill()
         self._processes[name].wait()
 
@@ -111,7 +111,7 @@ def _pings(client: redis.Redis) -> bool:
 async def _probes(store: EmbeddedPostgres) -> bool:
     try:
         await store.probe()
-    except Exception:  # noqa: BLE001  # whatever it is, it is not ready
+    except Exception:  # whatever it is, it is not ready
         return False
     return True
 

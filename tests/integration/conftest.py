@@ -19,7 +19,7 @@ WAIT_S = 15.0
 @pytest.fixture
 def settings(stores: Stores) -> Settings:
     """The settings of a deployment on this test's stores."""
-    return Settings(redis_url=stores.redis_url, database_url=stores.postgresql_url)  # type: ignore[arg-type]
+    return Settings(redis_url=stores.redis_url, database_url=stores.postgresql_url)
 
 
 @pytest.fixture

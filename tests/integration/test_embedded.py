@@ -70,7 +70,7 @@ async def kill(keeper: Keeper) -> None:
     assert keeper.pid is not None
     process = psutil.Process(keeper.pid)
     process.kill()
-    while keeper.pid == process.pid:  # noqa: ASYNC110  # ends with the process
+    while keeper.pid == process.pid:  # ends with the process
         await asyncio.sleep(0.01)
 
 
@@ -152,7 +152,7 @@ async def test_an_initdb_that_was_killed_leaves_nothing_half_made(
     store = EmbeddedPostgres(run, sockets)
     preparing = asyncio.create_task(store.prepare())
     unfinished = run.data / "postgresql.init"
-    while not (unfinished / "PG_VERSION").exists():  # noqa: ASYNC110  # initdb tells nobody
+    while not (unfinished / "PG_VERSION").exists():  # initdb tells nobody
         await asyncio.sleep(0.005)
     preparing.cancel()
     await asyncio.gather(preparing, return_exceptions=True)

@@ -1,0 +1,394 @@
+"""The writer on real stores: killed anywhere it repeats nothing and skips nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from service import ledger, outbox
+from service.app import Worker, make_handshakes, make_writer
+from service.engine import Engine
+from service.errors import LineageError, Problem
+from service.keys import partition_keys
+from service.ledger import Application, Ledger, chain, to_microseconds
+from service.lineage import Position
+from service.outbox import Change
+from service.redis_store import RedisStore
+from service.settings import Settings
+from service.writer import Writer
+from tests.conftest import Client, Record, Stores
+from tests.integration.conftest import eventually, writing
+from tests.servers import Servers
+
+META, _, OUTBOX = partition_keys(0)
+
+
+class Died(BaseException):
+    """What a test throws in place of a kill: nothing may catch it."""
+
+
+async def changed(engine: Engine, *, users: int = 12) -> int:
+    """Open an event of 4 tickets; users book, some cancel, some leave; return its id."""
+    event = await engine.initialize("Event Name", 4)
+    await asyncio.gather(*(engine.book(event.event_id, str(user)) for user in range(users)))
+    for user in ("1", "7", "3"):
+        await engine.cancel(event.event_id, user)
+    return event.event_id
+
+
+async def is_recorded(record: Record, valkey: Client) -> bool:
+    """Whether P is R."""
+    row = await record.fetchrow("SELECT epoch, seq FROM cursors WHERE partition = 0")
+    epoch, seq = await valkey.hmget(META, "epoch", "seq")
+    return row is not None and tuple(row) == (int(epoch), int(seq))
+
+
+async def allow_connections(servers: Servers, record: Record, *, allow: bool) -> None:
+    """Let nobody else into this test's database, or everybody again."""
+    name = await record.fetchval("SELECT current_database()")
+    admin = await asyncpg.connect(servers.postgresql_url)
+    await admin.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS {allow}')
+    if not allow:
+        mine = await record.fetchval("SELECT pg_backend_pid()")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = $1 AND pid <> $2",
+            name,
+            mine,
+        )
+    await admin.close()
+
+
+async def check_record(record: Record, valkey: Client, event_id: int) -> None:
+    """The journal has no gap and its chain holds; bookings and counters are what Redis says."""
+    rows = await record.fetch("SELECT * FROM journal ORDER BY seq")
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    head = b""
+    for row in rows:
+        change = Change(
+            seq=row["seq"],
+            epoch=row["epoch"],
+            at=to_microseconds(row["at"]),
+            kind=row["kind"],
+            event_id=row["event_id"],
+            user_id=row["user_id"],
+            details=row["details"],
+        )
+        head = chain(head, 0, change)
+        assert row["hash"] == head
+    assert await record.fetchval("SELECT head FROM cursors") == head
+    held = await valkey.hgetall(f"{{p00}}:users:{event_id}")
+    found = await record.fetch("SELECT * FROM bookings WHERE event_id = $1", event_id)
+    assert {row["user_id"]: f"{row['status']} {row['seq']}" for row in found} == {
+        user: " ".join(state.split(" ")[:2]) for user, state in held.items()
+    }
+    event = await record.fetchrow("SELECT * FROM events WHERE id = $1", event_id)
+    assert event is not None
+    kept = await valkey.hgetall(f"{{p00}}:event:{event_id}")
+    assert event["capacity"] - event["sold"] == int(kept["available"])
+    assert event["waiting"] == int(kept["waiting"])
+    assert to_microseconds(event["updated_at"]) == int(kept["updated_at"])
+    assert to_microseconds(event["created_at"]) == int(kept["created_at"])
+
+
+class TestRecording:
+    """What the writer leaves on record."""
+
+    @pytest.mark.usefixtures("writer")
+    async def test_every_change_is_on_record_once(
+        self, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """Journal, chain, bookings and counters agree with Redis, and the watermark says so."""
+        event_id = await changed(engine)
+        await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+        async def told() -> bool:
+            return bool(await valkey.hget(META, "recorded") == await valkey.hget(META, "seq"))
+
+        await eventually(told)
+
+    async def test_two_writers_at_once_apply_nothing_twice(
+        self, settings: Settings, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """The cursor row decides who applies; the other reads on behind."""
+        async with writing(settings), writing(settings), writing(settings):
+            event_id = await changed(engine, users=60)
+            await asyncio.gather(*(engine.book(event_id, str(user)) for user in range(100, 400)))
+            await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+    async def test_it_catches_up_by_itself_when_postgresql_was_away(
+        self,
+        servers: Servers,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+    ) -> None:
+        """Bookings of events that Redis knows go on meanwhile."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+            await allow_connections(servers, record, allow=False)
+            late = await engine.book(event_id, "late")
+            assert late.status == "waiting"
+            with pytest.raises(Problem) as caught:
+                await engine.initialize("Another", 1)
+            assert caught.value.code == "unavailable"
+            assert not await is_recorded(record, valkey)
+            await allow_connections(servers, record, allow=True)
+            await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+
+class TestDeath:
+    """Killed at each named point, the next writer goes on where the record ends."""
+
+    @pytest.mark.parametrize(
+        "point",
+        ["before BEGIN", "mid rows", "before COMMIT", "after COMMIT", "before the watermark"],
+    )
+    async def test_nothing_is_repeated_or_skipped(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+        point: str,
+    ) -> None:
+        """Dies once at the point, with half of the changes behind it."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        await asyncio.gather(*(engine.book(event_id, str(user)) for user in range(100, 120)))
+        with monkeypatch.context() as patched:
+            _arm(patched, point)
+            with pytest.raises(Died):
+                await make_writer(settings, redis_store).run()
+        assert await is_recorded(record, valkey) == (
+            point in {"after COMMIT", "before the watermark"}
+        )
+        await engine.cancel(event_id, "100")
+        async with writing(settings):
+            await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+    async def test_a_watermark_that_fails_is_no_failure_of_the_transaction(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What follows the commit is at best effort."""
+
+        async def fail(*_: Any) -> bool:
+            raise ConnectionError
+
+        monkeypatch.setattr(RedisStore, "raise_watermark", fail)
+        monkeypatch.setattr(RedisStore, "outbox_size", fail)
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+            await engine.book(event_id, "later")
+            await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+
+class TestRefusal:
+    """What the writer does not apply."""
+
+    async def test_entries_held_over_a_rebuild_do_not_slip_in(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        stores: Stores,
+        record: Record,
+        valkey: Client,
+    ) -> None:
+        """Read before a handshake began a new epoch at P, applied after it: refused."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        at = Position(1, int(await valkey.hget(META, "seq")))
+        await engine.book(event_id, "lost")
+        read = await redis_store.read_outboxes({0: at}, block_ms=0, count=10)
+        held = [outbox.decode(*entry) for entry in read[0]]
+        await valkey.flushall()
+        await engine.ready()
+        writer = make_writer(settings, redis_store)
+        async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+            with pytest.raises(LineageError, match="do not follow"):
+                await writer._commit(connection, {0: held})
+        assert await record.fetchval("SELECT count(*) FROM journal WHERE user_id = 'lost'") == 0
+
+    async def test_a_change_that_postgresql_refuses_stops_its_partition_and_no_other(
+        self, stores: Stores, valkey: Client, record: Record, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Sold beyond capacity is refused by the record itself; the other partition goes on."""
+        settings = Settings(
+            redis_url=stores.redis_url, database_url=stores.postgresql_url, partitions=2
+        )
+        async with Worker(settings) as engine, writing(settings):
+            one = (await engine.initialize("One", 1)).event_id
+            two = (await engine.initialize("Two", 1)).event_id
+            await engine.book(one, "a")
+            await engine.book(two, "a")
+            await self._forge(valkey, one % 2, f"booked {one} forged")
+            await engine.book(two, "b")
+            for _ in range(3):
+                await engine.book(one, "late")
+
+            async def stopped() -> bool:
+                return "THE WRITER HAS STOPPED" in caplog.text
+
+            await eventually(stopped)
+            await engine.cancel(two, "a")
+
+            async def recorded() -> bool:
+                held = await record.fetchrow(
+                    "SELECT user_id FROM bookings WHERE event_id = $1 AND status = 'booked'", two
+                )
+                return held is not None and held["user_id"] == "b"
+
+            await eventually(recorded)
+        assert "events_never_oversold" in caplog.text
+        users = await record.fetch("SELECT user_id FROM bookings WHERE event_id = $1", one)
+        assert [row["user_id"] for row in users] == ["a"]
+
+    async def test_an_entry_that_cannot_be_read_stops_the_partition(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """It is named, and nothing behind it is recorded."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+            await self._forge(valkey, 0, "booked")
+
+            async def stopped() -> bool:
+                return "THE WRITER HAS STOPPED" in caplog.text
+
+            await eventually(stopped)
+            await engine.book(event_id, "behind")
+        assert "outbox entry 1-" in caplog.text
+        assert await record.fetchval("SELECT count(*) FROM journal WHERE user_id = 'behind'") == 0
+
+    async def test_a_hole_in_the_outbox_closes_the_partition(
+        self, settings: Settings, engine: Engine, valkey: Client
+    ) -> None:
+        """The writer that meets it asks for a handshake, which finds that changes are missing."""
+        event_id = await changed(engine)
+        await valkey.xdel(OUTBOX, "1-5")
+        if await valkey.exists(OUTBOX) and not await valkey.xrange(OUTBOX, "1-5", "1-5"):
+            first = (await valkey.xrange(OUTBOX, count=2))[1][0]
+            await valkey.xdel(OUTBOX, first)
+        async with writing(settings):
+
+            async def closed() -> bool:
+                return "the outbox has a hole" in (await valkey.hget(META, "reason") or "")
+
+            await eventually(closed)
+        with pytest.raises(Problem) as caught:
+            await engine.book(event_id, "1")
+        assert caught.value.code == "closed"
+
+    async def test_a_record_that_went_back_is_not_written_forward_unseen(
+        self, settings: Settings, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """W > P: the partition is closed before anything is written."""
+        async with writing(settings):
+            await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        await record.execute("UPDATE cursors SET seq = seq - 3")
+        at = await record.fetchval("SELECT seq FROM cursors")
+        async with writing(settings):
+
+            async def closed() -> bool:
+                return "PostgreSQL went back" in (await valkey.hget(META, "reason") or "")
+
+            await eventually(closed)
+        assert await record.fetchval("SELECT seq FROM cursors") == at
+
+    @staticmethod
+    async def _forge(valkey: Client, partition: int, change: str) -> None:
+        """Append what no script would."""
+        meta, _, stream = partition_keys(partition)
+        seq = int(await valkey.hget(meta, "seq")) + 1
+        fields = {"v": "1", "at": "1", "first": str(seq), "changes": change}
+        await valkey.xadd(stream, fields, f"1-{seq}")
+        await valkey.hset(meta, "seq", str(seq))
+
+
+class TestTrimming:
+    """The outbox keeps a tail, and never loses what is not on record."""
+
+    async def test_only_what_is_on_record_is_trimmed(
+        self, stores: Stores, redis_store: RedisStore, record: Record, valkey: Client
+    ) -> None:
+        """Above its bytes the outbox is cut to what fits; below P nothing else is touched."""
+        settings = Settings(redis_url=stores.redis_url, database_url=stores.postgresql_url)
+        async with Worker(settings) as engine:
+            async with writing(settings):
+                event_id = await changed(engine)
+                await asyncio.gather(*(engine.book(event_id, str(u)) for u in range(2_000)))
+                await eventually(lambda: is_recorded(record, valkey))
+            recorded = int(await valkey.hget(META, "seq"))
+            for user in range(5_000, 5_050):
+                await engine.book(event_id, str(user))
+            before = await valkey.xlen(OUTBOX)
+            used, _ = await redis_store.outbox_size(0)
+            writer = Writer(
+                redis_store,
+                lambda: ledger.connect(stores.postgresql_url, purpose="test"),
+                make_handshakes(settings, redis_store, "test"),
+                linger_s=0,
+                retained_bytes=used // 3,
+                clock=lambda: 0.0,
+            )
+            writer._committed[0] = Position(1, recorded)
+            async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+                await writer._trim(connection)
+            assert 0 < await valkey.xlen(OUTBOX) < before
+            first = int((await valkey.xrange(OUTBOX, count=1))[0][1]["first"])
+            assert recorded // 3 < first <= recorded
+            async with writing(settings):
+                await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+
+def _arm(patched: pytest.MonkeyPatch, point: str) -> None:
+    """Make the writer die at a named point."""
+    applying: Callable[..., Any] = Ledger.applying
+
+    async def die(*_: Any) -> Any:
+        raise Died
+
+    @asynccontextmanager
+    async def before(self: Ledger, partitions: Any) -> AsyncIterator[Application]:
+        if point == "before BEGIN":
+            raise Died
+        async with applying(self, partitions) as application:
+            yield application
+            if point == "before COMMIT":
+                raise Died
+        if point == "after COMMIT":
+            raise Died
+
+    patched.setattr(Ledger, "applying", before)
+    if point == "mid rows":
+        patched.setattr(Application, "_counters", die)
+    if point == "before the watermark":
+        patched.setattr(RedisStore, "raise_watermark", die)
