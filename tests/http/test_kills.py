@@ -1,0 +1,206 @@
+"""kill -9 of each process of a running `onsale up`, alone and under load."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import psutil
+import pytest
+import redis.asyncio
+from redis import RedisError
+
+from service.keys import partition_keys
+from tests.conftest import Client as RedisClient
+from tests.conftest import Record
+from tests.crowd import Answer, Client, connected
+from tests.servers import wait_until
+
+CLIENTS = 24
+TICKETS = 300
+KILLS = 3
+BETWEEN_KILLS = 150
+STOP_S = 30
+
+
+@dataclass(frozen=True)
+class Running:
+    """An `onsale up` of the test's own."""
+
+    data: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def urls(self) -> dict[str, Any]:
+        """Return what it says of itself."""
+        found = json.loads((self.data / "run" / "service.json").read_text())
+        assert isinstance(found, dict)
+        return found
+
+    def pid(self, role: str) -> int:
+        """Return a role's process id, 0 while there is none."""
+        path = self.data / "run" / f"{role}.pid"
+        return int(path.read_text().split()[0]) if path.exists() else 0
+
+    def kill(self, role: str) -> None:
+        """Kill -9 a role, and wait until another process has its place."""
+        pid = self.pid(role)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(
+            lambda: self.pid(role) not in (0, pid) and psutil.pid_exists(self.pid(role)),
+            what=f"{role} is back",
+        )
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A whole service, as `make run` starts it."""
+    data = tmp_path_factory.mktemp("kills") / "data"
+    environment = {**os.environ, "ONSALE_DATA_DIR": str(data), "PORT": "0"}
+    for name in ("REDIS_URL", "DATABASE_URL", "DB_HOST"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "up"], env=environment, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        shown = b""
+        while b"curl" not in shown:
+            line = process.stdout.readline()
+            assert line, "onsale up ended"
+            shown += line
+        yield Running(data, process)
+    finally:
+        process.terminate()
+        process.stdout.close()
+        process.wait(timeout=STOP_S)
+
+
+@asynccontextmanager
+async def stores(running: Running) -> AsyncIterator[tuple[RedisClient, Record]]:
+    """Connect to both stores, once they have recovered."""
+    client = redis.asyncio.Redis.from_url(running.urls["redis"], decode_responses=True)
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.ping()
+                record = await asyncpg.connect(running.urls["postgresql"])
+                break
+            except (RedisError, asyncpg.PostgresError, OSError):
+                await asyncio.sleep(0.05)
+    yield client, record
+    await record.close()
+    await client.aclose()
+
+
+@dataclass
+class Sale:
+    """A sale in which every request is repeated until its outcome is known."""
+
+    event_id: int
+    answered: dict[str, Answer] = field(default_factory=dict)
+    cancelled: dict[str, Answer] = field(default_factory=dict)
+    stopping: bool = False
+
+    async def attend(self, client: Client, name: str) -> None:
+        """Book under ever new names; every third cancels again."""
+        number = 0
+        while not self.stopping:
+            user = f"{name}-{number}"
+            body = {"eventId": self.event_id, "userId": user}
+            self.answered[user] = await client.post_until_answered("/book", body)
+            if number % 3 == 0:
+                self.cancelled[user] = await client.post_until_answered("/cancel", body)
+            number += 1
+
+    async def grow(self, count: int) -> None:
+        """Wait until so many more were answered."""
+        target = len(self.answered) + count
+        async with asyncio.timeout(60):
+            while len(self.answered) < target:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("role", ["api", "writer", "valkey", "postgresql"])
+async def test_every_answered_booking_is_there_once(running: Running, role: str) -> None:
+    """Three kills under load: no answer is lost, nothing is applied twice, nothing oversold."""
+    async with connected(running.urls["http"], CLIENTS) as clients:
+        opened = await clients[0].post_until_answered(
+            "/initialize", {"name": f"kill {role}", "totalTickets": TICKETS}
+        )
+        sale = Sale(opened.body["event"]["id"])
+        crowd = [
+            asyncio.create_task(sale.attend(client, f"{role}{place}"))
+            for place, client in enumerate(clients)
+        ]
+        for _ in range(KILLS):
+            await sale.grow(BETWEEN_KILLS)
+            await asyncio.to_thread(running.kill, role)
+            async with stores(running):
+                pass
+        await sale.grow(BETWEEN_KILLS)
+        sale.stopping = True
+        await asyncio.gather(*crowd)
+    async with stores(running) as (client, record):
+        await _recorded(client, record)
+        await _check(sale, record)
+
+
+async def _recorded(client: RedisClient, record: Record) -> None:
+    """Wait until P is R."""
+    async with asyncio.timeout(20):
+        while True:
+            epoch, seq = await client.hmget(partition_keys(0).meta, "epoch", "seq")
+            row = await record.fetchrow("SELECT epoch, seq FROM cursors WHERE partition = 0")
+            if row is not None and tuple(row) == (int(epoch), int(seq)):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def _check(sale: Sale, record: Record) -> None:
+    """Compare what clients were told with what is on record."""
+    assert {a.status for a in sale.answered.values()} <= {200, 201, 202}
+    # A cancellation that took effect, and whose answer was lost, finds nothing the second time.
+    assert {a.status for a in sale.cancelled.values() if a.sends == 1} <= {200}
+    assert {a.status for a in sale.cancelled.values()} <= {200, 404}
+    rows = await record.fetch(
+        "SELECT seq, kind, user_id FROM journal WHERE event_id = $1 ORDER BY seq", sale.event_id
+    )
+    joined = [row["user_id"] for row in rows if row["kind"] in ("booked", "waiting")]
+    assert len(joined) == len(set(joined))
+    assert set(joined) == set(sale.answered)
+    gone = [row["user_id"] for row in rows if row["kind"] in ("cancelled", "left")]
+    assert len(gone) == len(set(gone))
+    assert set(gone) == set(sale.cancelled)
+    assert _line_is_kept([(row["kind"], row["user_id"]) for row in rows]) <= TICKETS
+    seqs = [row["seq"] for row in await record.fetch("SELECT seq FROM journal ORDER BY seq")]
+    assert seqs == list(range(1, len(seqs) + 1))
+    for user, answer in sale.answered.items():
+        if answer.status == 202 and answer.sends == 1 and "position" in answer.body:
+            assert answer.body["position"] >= 1, user
+    held = await record.fetch("SELECT user_id FROM bookings WHERE event_id = $1", sale.event_id)
+    assert {row["user_id"] for row in held} == set(sale.answered)
+
+
+def _line_is_kept(changes: list[tuple[str, str]]) -> int:
+    """Hold that each promotion takes the first who waits; return the most that were sold."""
+    line: list[str] = []
+    sold = most = 0
+    for kind, user in changes:
+        if kind == "waiting":
+            line.append(user)
+        elif kind == "left":
+            line.remove(user)
+        elif kind == "promoted":
+            assert line.pop(0) == user
+        sold += {"booked": 1, "promoted": 1, "cancelled": -1}.get(kind, 0)
+        most = max(most, sold)
+    return most
