@@ -81,7 +81,7 @@ class Handlers:
         if waiting:
             body["position"] = booking.position
         status = 202 if waiting else 201 if booking.new else 200
-        location = f"/events/{asked.eventId}/users/{asked.userId}"
+        location = f"/events/{asked.eventId}/users/{asked.userId.replace('|', '%7C')}"
         return answer(status, body, {"Location": location, **_NO_STORE})
 
     async def cancel(self, request: Request) -> Response:
@@ -173,6 +173,6 @@ def _status(event: EventState) -> dict[str, object]:
 
 
 def _time(at: int) -> str:
-    """Return microseconds since 1970 as RFC 3339, in UTC, to the millisecond as the original did."""
+    """Return microseconds since 1970 as RFC 3339: UTC, to the millisecond as the original did."""
     moment = _START + timedelta(microseconds=at)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -15,6 +15,7 @@ from pydantic import (
     PlainValidator,
     WithJsonSchema,
 )
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 ID_MAX = 2**53 - 1
@@ -74,8 +75,27 @@ UserId = Annotated[
 ]
 Name = Annotated[
     str,
-    Field(min_length=1, max_length=NAME_LENGTH_MAX, examples=["Event Name"]),
+    Field(
+        min_length=1,
+        max_length=NAME_LENGTH_MAX,
+        examples=["Event Name"],
+        json_schema_extra={"pattern": r"^[^\u0000]*$"},
+    ),
     AfterValidator(_storable),
+]
+Total = Annotated[int, Field(ge=1, le=TICKETS_MAX, examples=[100])]
+# Not Literal[1]: that takes `true` and `1.0` too.
+Quantity = Annotated[int, Field(ge=1, le=1, examples=[1])]
+
+# Of answers alone.
+UserIdText = Annotated[str, Field(pattern=f"^{_USER_ID.pattern}$", examples=["123"])]
+Remaining = Annotated[int, Field(ge=0, le=TICKETS_MAX, examples=[100])]
+Waiting = Annotated[int, Field(ge=0, examples=[0])]
+Place = Annotated[int, Field(ge=1, examples=[1])]
+Epoch = Annotated[int, Field(ge=1, examples=[1])]
+Seq = Annotated[int, Field(ge=1, examples=[2])]
+Time = Annotated[
+    str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-22T10:00:00.000Z"])
 ]
 
 
@@ -89,7 +109,7 @@ class InitializeRequest(Request):
     """Open an event."""
 
     name: Name
-    totalTickets: Annotated[int, Field(ge=1, le=TICKETS_MAX, examples=[100])]
+    totalTickets: Total
 
 
 class BookRequest(Request):
@@ -97,7 +117,7 @@ class BookRequest(Request):
 
     eventId: EventId
     userId: UserId
-    quantity: Literal[1] = 1
+    quantity: Quantity = 1
 
 
 class CancelRequest(Request):
@@ -107,15 +127,20 @@ class CancelRequest(Request):
     userId: UserId
 
 
+def _absent(schema: dict[str, Any]) -> None:
+    """Describe a field that is left out rather than null."""
+    schema.pop("default", None)
+
+
 class Event(BaseModel):
     """An event as it was opened."""
 
     id: EventId
-    name: str
-    totalTickets: int
-    remainingTickets: int
-    createdAt: str = Field(json_schema_extra={"format": "date-time"})
-    updatedAt: str = Field(json_schema_extra={"format": "date-time"})
+    name: Name
+    totalTickets: Total
+    remainingTickets: Remaining
+    createdAt: Time
+    updatedAt: Time
 
 
 class InitializeAnswer(BaseModel):
@@ -127,51 +152,53 @@ class InitializeAnswer(BaseModel):
 class BookAnswer(BaseModel):
     """201, 200 and 202 of `POST /book`. `position` only while waiting."""
 
-    message: str
+    message: Annotated[str, Field(examples=["Ticket booked successfully"])]
     status: Literal["booked", "waiting"]
     eventId: EventId
-    userId: str
-    quantity: Literal[1]
-    position: Annotated[int, Field(ge=1)] | None = None
+    userId: UserIdText
+    quantity: Quantity
+    position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
     durability: Literal["fsync", "memory"]
-    epoch: int
-    seq: int
+    epoch: Epoch
+    seq: Seq
 
 
 class CancelAnswer(BaseModel):
     """200 of `POST /cancel`. `reassigned`: somebody who waited has the ticket now."""
 
-    message: str
+    message: Annotated[
+        str, Field(examples=["Booking cancelled and ticket reassigned if applicable"])
+    ]
     status: Literal["cancelled", "left_waiting_list"]
     eventId: EventId
-    userId: str
+    userId: UserIdText
     reassigned: bool
     durability: Literal["fsync", "memory"]
-    epoch: int
-    seq: int
+    epoch: Epoch
+    seq: Seq
 
 
 class StatusAnswer(BaseModel):
     """200 of `GET /status/{eventId}`."""
 
     eventId: EventId
-    name: str
-    totalTickets: int
-    remainingTickets: int
-    waitingListCount: int
-    createdAt: str = Field(json_schema_extra={"format": "date-time"})
-    updatedAt: str = Field(json_schema_extra={"format": "date-time"})
+    name: Name
+    totalTickets: Total
+    remainingTickets: Remaining
+    waitingListCount: Waiting
+    createdAt: Time
+    updatedAt: Time
 
 
 class UserAnswer(BaseModel):
     """200 of `GET /events/{eventId}/users/{userId}`. `position` only while waiting."""
 
     eventId: EventId
-    userId: str
+    userId: UserIdText
     status: Literal["booked", "waiting", "cancelled", "left_waiting_list"]
-    quantity: Literal[1] | None = None
-    position: Annotated[int, Field(ge=1)] | None = None
-    seq: int
+    quantity: Quantity | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
+    position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
+    seq: Seq
 
 
 class InvalidField(BaseModel):
@@ -190,7 +217,7 @@ class ProblemAnswer(BaseModel):
     detail: str
     code: str
     message: str
-    errors: list[InvalidField] | None = None
+    errors: list[InvalidField] | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
 
 
 class Health(BaseModel):

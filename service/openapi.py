@@ -61,11 +61,23 @@ _PAGE = """<!DOCTYPE html>
 <div id="swagger-ui"></div>
 <script src="/docs/swagger-ui-bundle.js"></script>
 <script>
-SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui", validatorUrl: null});
+SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#swagger-ui",
+  validatorUrl: null,
+  defaultModelsExpandDepth: 0,
+});
 </script>
 </body>
 </html>
 """
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data:;"
+        " script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+    ),
+}
 _FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
@@ -98,6 +110,7 @@ def document() -> dict[str, Any]:
                 " user, so a request whose outcome is not known may be sent again as it was."
             ),
         },
+        "tags": [{"name": "booking"}, {"name": "health"}],
         "paths": _paths(),
         "components": {"schemas": _schemas()},
     }
@@ -181,7 +194,8 @@ def _operation(
     body: type[BaseModel] | None = None,
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    operation: dict[str, Any] = {"operationId": name, "summary": summary}
+    tag = "health" if name in ("livez", "readyz") else "booking"
+    operation: dict[str, Any] = {"operationId": name, "summary": summary, "tags": [tag]}
     if parameters:
         operation["parameters"] = parameters
     if body:
@@ -226,7 +240,7 @@ def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
 
 def _example(code: str) -> dict[str, Any]:
     known = PROBLEMS[code]
-    return {
+    example: dict[str, Any] = {
         "type": f"/problems/{code}",
         "title": known.title,
         "status": known.status,
@@ -234,6 +248,9 @@ def _example(code: str) -> dict[str, Any]:
         "code": code,
         "message": known.title,
     }
+    if code == "invalid_request":
+        example["errors"] = [{"pointer": "/eventId", "detail": "Field required"}]
+    return example
 
 
 def _schemas() -> dict[str, Any]:
@@ -249,7 +266,7 @@ def _schemas() -> dict[str, Any]:
 
 
 async def _docs(_: Request) -> Response:
-    return HTMLResponse(_PAGE)
+    return HTMLResponse(_PAGE, headers=_HEADERS)
 
 
 async def _file(request: Request) -> Response:
@@ -259,5 +276,5 @@ async def _file(request: Request) -> Response:
     return FileResponse(
         Path(swagger_ui_bundle.swagger_ui_path) / name,
         media_type=_FILES[name],
-        headers={"Cache-Control": "max-age=86400"},
+        headers={"Cache-Control": "max-age=86400", **_HEADERS},
     )

@@ -254,13 +254,14 @@ class Partition:
         loop = asyncio.get_running_loop()
         if self._closed_because and loop.time() < self._look_again_at:
             raise Problem("closed", self._closed_because)
-        self.start()
-        if self._opening is not None:
-            await asyncio.wait({self._opening}, timeout=max(0.0, deadline - loop.time()))
-        if self._serving is not None:
-            return self._serving
-        if self._closed_because:
-            raise Problem("closed", self._closed_because)
+        while loop.time() < deadline:
+            self.start()
+            if self._opening is not None:
+                await asyncio.wait({self._opening}, timeout=deadline - loop.time())
+            if self._serving is not None:
+                return self._serving
+            if self._closed_because:
+                raise Problem("closed", self._closed_because)
         raise Problem("unavailable")
 
     async def _open(self) -> None:

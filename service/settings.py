@@ -98,6 +98,9 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
         raise ConfigurationError("; ".join(lines)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f".env cannot be read: {error}"
+        raise ConfigurationError(msg) from None
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

@@ -1,0 +1,239 @@
+"""What can be set, and how what cannot work is refused."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from service.errors import ConfigurationError
+from service.settings import Settings, load_settings
+
+SECRET = "p@ss/w:rd?#%41 é"
+BOUNDS = {
+    "PORT": (0, 65535),
+    "WEB_CONCURRENCY": (1, 64),
+    "ONSALE_PARTITIONS": (1, 100),
+    "ONSALE_BATCH_ITEMS_MAX": (1, 256),
+    "ONSALE_WAITING_ROOM_MAX": (1, None),
+    "ONSALE_REQUEST_DEADLINE_MS": (500, 60_000),
+    "ONSALE_LINGER_MS_MAX": (0, 1_000),
+    "ONSALE_RETAINED_BYTES": (1 << 20, None),
+}
+WORDS = {
+    "HOST", "REDIS_URL", "DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD",
+    "ONSALE_ALLOW_REMOTE", "ONSALE_DATA_DIR", "ONSALE_DURABILITY",
+}  # fmt: skip
+
+
+def variable(name: str) -> str:
+    """Return the variable behind a field."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"ONSALE_{name.upper()}"
+
+
+def value_of(settings: Settings, name: str) -> object:
+    """Return the setting behind a variable."""
+    (field,) = [f for f in Settings.model_fields if variable(f) == name]
+    return getattr(settings, field)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in an empty directory, with none of the variables set."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(variable(name), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """Return why these variables are refused."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert caught.value.__suppress_context__  # the values are in the context
+    return str(caught.value)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    """The defaults: the original's port on loopback, stores of its own, full durability."""
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 3000)
+    assert settings.own_redis_url is None
+    assert settings.postgresql_url is None
+    assert settings.durability == "fsync"
+    assert settings.partitions == settings.web_concurrency == 1
+    assert settings.data_dir == Path("data")
+    assert not settings.allow_remote
+
+
+def test_every_setting_is_tested() -> None:
+    """A new setting is listed here, with its bounds or among the words."""
+    assert {variable(name) for name in Settings.model_fields} == BOUNDS.keys() | WORDS
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Original names as they were, the others under ONSALE_."""
+    monkeypatch.setenv("PORT", "8080")
+    monkeypatch.setenv("ONSALE_PARTITIONS", "16")
+    monkeypatch.setenv("ONSALE_DURABILITY", "memory")
+    settings = load_settings()
+    assert (settings.port, settings.partitions, settings.durability) == (8080, 16, "memory")
+
+
+def test_dot_env_is_read(directory: Path) -> None:
+    """`.env` of the current directory counts, and what is not Onsale's in it is passed over."""
+    (directory / ".env").write_text(
+        "# the original's\nPORT=8080\nDB_HOST=db\nDB_NAME=tickets\nDB_USER='me'\nDB_PASSWORD=a b\n"
+        "NODE_ENV=production\nONSALE_PARTITIONS=4\n"
+    )
+    settings = load_settings()
+    assert (settings.port, settings.partitions) == (8080, 4)
+    assert settings.postgresql_url == "postgresql://me:a%20b@db/tickets"
+
+
+def test_the_environment_comes_before_dot_env(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is set for this process wins over the file."""
+    (directory / ".env").write_text("PORT=8080\n")
+    monkeypatch.setenv("PORT", "8081")
+    assert load_settings().port == 8081
+
+
+def test_a_bad_value_in_dot_env_is_refused_by_name(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's values are held to the same bounds."""
+    (directory / ".env").write_text("ONSALE_PARTITIONS=0\n")
+    assert refusal(monkeypatch).startswith("ONSALE_PARTITIONS: ")
+
+
+@pytest.mark.parametrize("name", sorted(BOUNDS.keys() | WORDS))
+def test_an_empty_variable_is_one_that_is_not_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`PORT=` in a file of settings means the default."""
+    default = value_of(load_settings(), name)
+    monkeypatch.setenv(name, "")
+    assert value_of(load_settings(), name) == default
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_both_bounds_are_inside(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least and the most are accepted."""
+    for bound in BOUNDS[name]:
+        if bound is not None:
+            monkeypatch.setenv(name, str(bound))
+            assert value_of(load_settings(), name) == bound
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_what_is_beyond_the_bounds_is_refused_by_name(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One less, one more, and what is no number: each names its variable alone."""
+    least, most = BOUNDS[name]
+    values = ["x", "1.5", "1e3", "0x10", "NaN", "9" * 5000, str((least or 0) - 1)]
+    if most is not None:
+        values.append(str(most + 1))
+    for value in values:
+        text = refusal(monkeypatch, **{name: value})
+        assert text.startswith(f"{name}: ")
+        assert len(text) < 200
+
+
+@pytest.mark.parametrize("value", ["recorded", "replicated", "FSYNC", "none"])
+def test_only_levels_that_can_be_reached_are_accepted(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A durability that this version does not offer is refused, with those that it does."""
+    text = refusal(monkeypatch, ONSALE_DURABILITY=value)
+    assert text.startswith("ONSALE_DURABILITY: ")
+    assert "fsync" in text
+
+
+def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has two mistakes is told of both."""
+    text = refusal(monkeypatch, PORT="x", ONSALE_PARTITIONS="0", ONSALE_ALLOW_REMOTE="perhaps")
+    assert {part.partition(":")[0] for part in text.split("; ")} == {
+        "PORT",
+        "ONSALE_PARTITIONS",
+        "ONSALE_ALLOW_REMOTE",
+    }
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_this_machine_alone_may_always_be_served(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loopback needs no permission."""
+    monkeypatch.setenv("HOST", host)
+    assert load_settings().host == host
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.5", "10.0.0.1", "example.com", "localhost.evil.example"]
+)
+def test_others_are_served_only_when_asked_for(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without authentication, an address that others reach needs ONSALE_ALLOW_REMOTE=1."""
+    text = refusal(monkeypatch, HOST=host)
+    assert f"HOST={host}" in text
+    assert "ONSALE_ALLOW_REMOTE=1" in text
+    assert "ONSALE_ALLOW_REMOTE=1" in refusal(monkeypatch, ONSALE_ALLOW_REMOTE="0")
+    monkeypatch.setenv("ONSALE_ALLOW_REMOTE", "1")
+    assert load_settings().host == host
+
+
+def test_database_url_comes_before_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DATABASE_URL is used as it stands, whatever DB_HOST and the others say."""
+    monkeypatch.setenv("DB_HOST", "other")
+    monkeypatch.setenv("DB_PASSWORD", "other")
+    monkeypatch.setenv("DATABASE_URL", "postgres://a:b@c:5433/d?sslmode=prefer")
+    assert load_settings().postgresql_url == "postgres://a:b@c:5433/d?sslmode=prefer"
+
+
+def test_the_parts_make_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DB_HOST alone is enough: name and user are `onsale`, and there is no password."""
+    monkeypatch.setenv("DB_HOST", "db.example:5433")
+    assert load_settings().postgresql_url == "postgresql://onsale@db.example:5433/onsale"
+
+
+def test_parts_without_a_host_name_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without DB_HOST the embedded PostgreSQL serves, as with nothing set."""
+    monkeypatch.setenv("DB_NAME", "tickets")
+    monkeypatch.setenv("DB_PASSWORD", "x")
+    assert load_settings().postgresql_url is None
+
+
+def test_user_and_password_may_hold_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs that mean something in a URL are quoted, and come out as they went in."""
+    monkeypatch.setenv("DB_HOST", "db")
+    monkeypatch.setenv("DB_USER", "me@home:x/y")
+    monkeypatch.setenv("DB_PASSWORD", SECRET)
+    url = urlsplit(load_settings().postgresql_url or "")
+    assert unquote(url.username or "") == "me@home:x/y"
+    assert unquote(url.password or "") == SECRET
+    assert (url.hostname, url.path) == ("db", "/onsale")
+
+
+def test_a_redis_of_ones_own_is_used_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_URL is not rewritten."""
+    monkeypatch.setenv("REDIS_URL", "rediss://:a%2Fb@r:6380/0")
+    assert load_settings().own_redis_url == "rediss://:a%2Fb@r:6380/0"
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither settings printed nor a refusal repeats a password, even when it is the mistake."""
+    secrets = {
+        "REDIS_URL": f"redis://:{SECRET}@r",
+        "DATABASE_URL": f"postgres://u:{SECRET}@h/d",
+        "DB_PASSWORD": SECRET,
+    }
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    assert SECRET not in repr(load_settings())
+    assert SECRET not in str(load_settings().model_dump())
+    text = refusal(monkeypatch, PORT=SECRET, ONSALE_DURABILITY=SECRET, ONSALE_PARTITIONS=SECRET)
+    assert SECRET not in text
