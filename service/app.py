@@ -29,6 +29,7 @@ from service.errors import ConfigurationError, Problem
 from service.handlers import Handlers
 from service.handshake import Handshake
 from service.http1 import Http1
+from service.lanes import Bounds
 from service.ledger import Ledger, LedgerPool
 from service.listener import bind
 from service.partition import Partition
@@ -59,13 +60,12 @@ class Worker:
             Partition(number, self._wires[number], self._redis, handshake, worker=worker)
             for number, handshake in handshakes.items()
         ]
-        self.engine = Engine(
-            self.partitions,
-            self._ledgers,
+        bounds = Bounds(
             items_max=settings.batch_items_max,
             waiting_max=settings.waiting_room_max,
             deadline_s=settings.request_deadline_ms / 1000,
         )
+        self.engine = Engine(self.partitions, self._ledgers, bounds)
 
     async def __aenter__(self) -> Engine:
         """Begin to open all partitions, in the background."""

@@ -73,17 +73,28 @@ class Batcher(Generic[Item, Result]):
         """Send until nothing waits."""
         try:
             while batch := self._take():
-                items = [item for item, _, _ in batch]
-                try:
-                    results = await self._send(items, batch[0][2])
-                except Exception as error:  # whatever it is, the waiters must hear of it
-                    self._fail(batch, error)
-                else:
-                    for (_, future, _), result in zip(batch, results, strict=True):
-                        if not future.done():
-                            future.set_result(result)
+                await self._send_one(batch)
         finally:
             self._runner = None
+
+    async def _send_one(self, batch: list[tuple[Item, asyncio.Future[Result], float]]) -> None:
+        """Send a batch; whatever becomes of it, its waiters hear of it."""
+        try:
+            results = await self._send([item for item, _, _ in batch], batch[0][2])
+            if len(results) != len(batch):
+                msg = f"{len(batch)} items were sent and {len(results)} results came back"
+                raise RuntimeError(msg)
+        except asyncio.CancelledError:
+            self._fail(batch, RuntimeError("the call was cancelled"))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        except Exception as error:
+            self._fail(batch, error)
+        else:
+            for (_, future, _), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result], float]]:
         batch: list[tuple[Item, asyncio.Future[Result], float]] = []

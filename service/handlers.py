@@ -11,8 +11,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from service.bodies import answer, read_body
-from service.engine import Engine, EventState
+from service.engine import Engine
 from service.errors import PROBLEMS, Problem
+from service.lanes import EventState
 from service.models import (
     INITIALIZE_BODY_BYTES_MAX,
     BookRequest,

@@ -15,11 +15,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from service.errors import ConfigurationError, CorruptEntryError
-from service.ledger import UNAVAILABLE, Decision, Ledger
-from service.lineage import NOWHERE, Epoch, Lineage, Position
+from service.ledger import UNAVAILABLE, Ledger
+from service.lineage import NOWHERE, Epoch, Position
 from service.outbox import Change
+from service.record import Decision
 from service.redis_store import Closed, Meta, RedisStore
 from service.settings import Durability
+from service.verdicts import decide, died_between, promised_epoch
 
 log = logging.getLogger("onsale.handshake")
 
@@ -53,15 +55,6 @@ class StaysClosed:
 
 class HandshakeImpossible(Exception):
     """It cannot be done now; it may be tried again later."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """What a comparison came to. Without a beginning the partition stays closed."""
-
-    name: str
-    beginning: Position | None
-    reason: str
 
 
 class Handshake:
@@ -160,7 +153,7 @@ class Handshake:
             and await self._serves(meta, seen)
         ):
             return Opened(meta.epoch)
-        if meta and (epoch := _died_between(meta, lineage)):
+        if meta and (epoch := died_between(meta, lineage)):
             next_ = f"{epoch.epoch} {self._token()}"
             log.info(
                 "p%02d: resuming epoch %d (%s)",
@@ -180,19 +173,20 @@ class Handshake:
             await ledger.highest_epoch(self.partition),
             await self._redis.outbox_epoch(self.partition),
             meta.epoch if meta else 0,
-            _epoch_of(meta.next) if meta else 0,
+            promised_epoch(meta.next) if meta else 0,
         )
         next_ = f"{number} {self._token()}"
         closed = await self._redis.close(self.partition, meta, next_)
         if closed is None:
             return None
         try:
-            whole = await self._outbox_is_whole(ledger, closed)
+            missing = await self._missing(ledger, closed)
             tail = await self._tail(ledger, closed)
         except CorruptEntryError as error:
-            whole, tail = str(error), []
+            missing, tail = str(error), []
         async with ledger.deciding(self.partition) as decision:
-            verdict = _decide(closed, decision, whole)
+            recorded = decision.recorded or NOWHERE
+            verdict = decide(closed, recorded, decision.lineage, missing)
             begins = verdict.beginning
             await decision.put_epoch(
                 number,
@@ -243,7 +237,7 @@ class Handshake:
         )
         return Opened(epoch.epoch) if began else None
 
-    async def _outbox_is_whole(self, ledger: Ledger, closed: Closed) -> str:
+    async def _missing(self, ledger: Ledger, closed: Closed) -> str:
         """Return what is missing between P and R, empty when nothing is.
 
         R stands still; the writer may go on, and trim behind itself: a hole that it made is gone
@@ -281,57 +275,3 @@ class Handshake:
             async for entry in self._redis.outbox_after(self.partition, start)
             for change in entry.changes
         ]
-
-
-def _epoch_of(next_: str) -> int:
-    return int(next_.split(" ", 1)[0]) if next_ else 0
-
-
-def _died_between(meta: Meta, lineage: Lineage) -> Epoch | None:
-    """Return the epoch of an attempt that put its verdict on record and did not open."""
-    promised = _epoch_of(meta.next)
-    newest = lineage.newest
-    if meta.open or newest is None or newest.epoch != promised or meta.epoch >= promised:
-        return None
-    return newest
-
-
-def _decide(closed: Closed, decision: Decision, missing: str) -> _Verdict:
-    """Compare W, P and R, and their lineage."""
-    recorded = decision.recorded or NOWHERE
-    newest = decision.lineage.newest
-    if closed.recorded > recorded:
-        return _Verdict(
-            "stay_closed",
-            None,
-            f"PostgreSQL went back: Redis knows {closed.recorded.entry_id} to be on record,"
-            f" which ends at {recorded.entry_id}",
-        )
-    if closed.last.epoch == 0 or closed.loading:
-        if newest is not None:
-            return _Verdict("rebuild", recorded, "Redis was empty")
-        if recorded == NOWHERE and not closed.loading:
-            return _Verdict("begin", NOWHERE, "both stores were empty")
-        return _Verdict("stay_closed", None, "PostgreSQL lost the lineage of a rebuild")
-    if newest is None or decision.lineage.begins(closed.last.epoch) is None:
-        return _Verdict(
-            "stay_closed",
-            None,
-            f"PostgreSQL does not know epoch {closed.last.epoch} of Redis",
-        )
-    if newest.epoch != closed.last.epoch:
-        return _Verdict(
-            "rebuild",
-            recorded,
-            f"Redis is of epoch {closed.last.epoch}, the record of {newest.epoch}",
-        )
-    if closed.last < recorded:
-        return _Verdict(
-            "rebuild",
-            recorded,
-            f"Redis went back: it ends at {closed.last.entry_id},"
-            f" the record at {recorded.entry_id}",
-        )
-    if missing:
-        return _Verdict("stay_closed", None, f"the outbox has a hole: {missing}")
-    return _Verdict("continue", closed.last, "Redis has all that is on record, and the tail")

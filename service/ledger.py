@@ -1,15 +1,13 @@
-"""PostgreSQL, the record: every SQL statement of the service, and nothing that decides.
+"""PostgreSQL, the record: its connections, what is read from it, and the locks on it.
 
-Times are PostgreSQL's to store and never to order by: order is seq. A connection is thrown away
-after any error; see `connect`.
+With `record` the only holder of SQL; nothing here decides. A connection is thrown away after any
+error; see `connect`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import Any, Self
 
 import asyncpg
@@ -17,7 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import ConfigurationError, RefusedChangeError
 from service.lineage import NOWHERE, Epoch, Lineage, Position
-from service.outbox import STATUS_AFTER, Change
+from service.record import Application, Cursor, Decision, to_microseconds
 
 UNAVAILABLE = (
     asyncpg.PostgresError,
@@ -31,46 +29,10 @@ UNAVAILABLE = (
 _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""
 
-_EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSORS = (
     "SELECT partition, epoch, seq, head FROM cursors WHERE partition = ANY($1) ORDER BY partition"
 )
 _LOCK_CURSORS = _CURSORS + " FOR UPDATE"
-_SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
-_WAITING = {"waiting": 1, "promoted": -1, "left": -1}
-
-
-def from_microseconds(at: int) -> datetime:
-    """Return a time of Redis's clock as PostgreSQL stores it, to the microsecond."""
-    return _EPOCH_START + timedelta(microseconds=at)
-
-
-def to_microseconds(at: datetime) -> int:
-    """Return a stored time as Redis's clock counts it."""
-    return (at - _EPOCH_START) // timedelta(microseconds=1)
-
-
-def chain(head: bytes, partition: int, change: Change) -> bytes:
-    """Return the hash of a journal row: SHA-256 over the one before and every word of this one."""
-    words = (
-        partition,
-        change.seq,
-        change.epoch,
-        change.at,
-        change.kind,
-        "-" if change.event_id is None else change.event_id,
-        change.user_id or "-",
-        change.details or "-",
-    )
-    return sha256(head + " ".join(map(str, words)).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """P: the last change on record, and the hash of its journal row."""
-
-    last: Position
-    head: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +189,7 @@ class Ledger:
     # The writer.
 
     @asynccontextmanager
-    async def applying(self, partitions: Iterable[int]) -> AsyncIterator["Application"]:
+    async def applying(self, partitions: Iterable[int]) -> AsyncIterator[Application]:
         """One transaction that holds the cursors' locks; commits at the end, or not at all.
 
         The epochs are read after the locks, so that a handshake's verdict is seen or waits.
@@ -271,7 +233,7 @@ class Ledger:
         )
 
     @asynccontextmanager
-    async def deciding(self, partition: int) -> AsyncIterator["Decision"]:
+    async def deciding(self, partition: int) -> AsyncIterator[Decision]:
         """One transaction in which P stands still and a verdict is put on record."""
         async with self._connection.transaction():
             cursors = await self._cursors(_LOCK_CURSORS, [partition])
@@ -282,187 +244,6 @@ class Ledger:
                 cursors[partition].last if partition in cursors else None,
                 lineages[partition],
             )
-
-
-class Application:
-    """The inside of the writer's transaction."""
-
-    def __init__(
-        self,
-        connection: "asyncpg.Connection | PoolConnectionProxy",
-        cursors: Mapping[int, Cursor],
-        lineages: Mapping[int, Lineage],
-    ) -> None:
-        """Made by `Ledger.applying`."""
-        self._connection = connection
-        self.cursors = cursors
-        self.lineages = lineages
-
-    async def record(self, partition: int, changes: Sequence[Change]) -> Position:
-        """Write changes, in order, to journal, events and bookings; move the cursor to the last."""
-        head = await self._journal(partition, changes)
-        await self._open_events([c for c in changes if c.kind == "opened"])
-        await self._bookings(changes)
-        await self._counters(changes)
-        last = Position(changes[-1].epoch, changes[-1].seq)
-        await self._connection.execute(
-            "UPDATE cursors SET epoch = $2, seq = $3, head = $4, updated_at = now()"
-            " WHERE partition = $1",
-            partition,
-            last.epoch,
-            last.seq,
-            head,
-        )
-        return last
-
-    async def _journal(self, partition: int, changes: Sequence[Change]) -> bytes:
-        head = self.cursors[partition].head
-        hashes: list[bytes] = []
-        for change in changes:
-            head = chain(head, partition, change)
-            hashes.append(head)
-        await self._connection.execute(
-            "INSERT INTO journal"
-            " (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"
-            " SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[],"
-            " $6::bigint[], $7::text[], $8::text[], $9::bytea[])",
-            partition,
-            [c.seq for c in changes],
-            [c.epoch for c in changes],
-            [from_microseconds(c.at) for c in changes],
-            [c.kind for c in changes],
-            [c.event_id for c in changes],
-            [c.user_id for c in changes],
-            [c.details for c in changes],
-            hashes,
-        )
-        return head
-
-    async def _open_events(self, opened: Sequence[Change]) -> None:
-        """Open the events' rows; one that was lost with its draw is made anew."""
-        for change in opened:
-            await self._connection.execute(
-                "INSERT INTO events (id, status, name, capacity, created_at, updated_at)"
-                " SELECT $1, 'open', d->>'name', (d->>'totalTickets')::integer, $3, $3"
-                " FROM (SELECT $2::jsonb AS d) AS details"
-                " ON CONFLICT (id) DO UPDATE SET status = 'open', name = excluded.name,"
-                " capacity = excluded.capacity, created_at = excluded.created_at,"
-                " updated_at = excluded.updated_at",
-                change.event_id,
-                change.details,
-                from_microseconds(change.at),
-            )
-
-    async def _bookings(self, changes: Sequence[Change]) -> None:
-        """Keep each user's last state: a user may change several times in a batch."""
-        latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
-        if not latest:
-            return
-        kept = list(latest.values())
-        await self._connection.execute(
-            "INSERT INTO bookings (event_id, user_id, status, seq, updated_at)"
-            " SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],"
-            " $5::timestamptz[])"
-            " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
-            " seq = excluded.seq, updated_at = excluded.updated_at",
-            [c.event_id for c in kept],
-            [c.user_id for c in kept],
-            [STATUS_AFTER[c.kind] for c in kept],
-            [c.seq for c in kept],
-            [from_microseconds(c.at) for c in kept],
-        )
-
-    async def _counters(self, changes: Sequence[Change]) -> None:
-        """Net of the batch; a change about an event that is not on record is refused."""
-        sold: dict[int, int] = {}
-        waiting: dict[int, int] = {}
-        latest: dict[int, int] = {}
-        for change in changes:
-            if change.event_id is None or change.kind not in STATUS_AFTER:
-                continue
-            event_id = change.event_id
-            sold[event_id] = sold.get(event_id, 0) + _SOLD.get(change.kind, 0)
-            waiting[event_id] = waiting.get(event_id, 0) + _WAITING.get(change.kind, 0)
-            latest[event_id] = change.at
-        if not latest:
-            return
-        ids = list(latest)
-        done = await self._connection.fetch(
-            "UPDATE events SET sold = events.sold + d.sold, waiting = events.waiting + d.waiting,"
-            " updated_at = d.at FROM unnest($1::bigint[], $2::integer[], $3::integer[],"
-            " $4::timestamptz[]) AS d (id, sold, waiting, at)"
-            " WHERE events.id = d.id AND events.status = 'open' RETURNING events.id",
-            ids,
-            [sold[i] for i in ids],
-            [waiting[i] for i in ids],
-            [from_microseconds(latest[i]) for i in ids],
-        )
-        if missing := sorted(set(ids) - {row["id"] for row in done}):
-            msg = f"changes about events that are not on record: {missing}"
-            raise RefusedChangeError(msg)
-
-
-class Decision:
-    """The inside of the handshake's transaction: P and the lineage, standing still."""
-
-    def __init__(
-        self,
-        connection: "asyncpg.Connection | PoolConnectionProxy",
-        partition: int,
-        recorded: Position | None,
-        lineage: Lineage,
-    ) -> None:
-        """Made by `Ledger.deciding`. `recorded` is None where the partition was never begun."""
-        self._connection = connection
-        self._partition = partition
-        self.recorded = recorded
-        self.lineage = lineage
-
-    async def put_epoch(
-        self,
-        epoch: int,
-        verdict: str,
-        beginning: int | None,
-        predecessor: int | None,
-        reason: str,
-    ) -> None:
-        """Put an epoch on record; `begin` also makes the partition's cursor."""
-        await self._connection.execute(
-            "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
-            " VALUES ($1, $2, $3, $4, $5, $6)",
-            self._partition,
-            epoch,
-            verdict,
-            beginning,
-            predecessor,
-            reason,
-        )
-        if self.recorded is None:
-            await self._connection.execute(
-                "INSERT INTO cursors (partition, epoch, seq, head) VALUES ($1, 0, 0, '')",
-                self._partition,
-            )
-
-    async def put_orphans(self, changes: Sequence[Change], found_by: int) -> None:
-        """Keep changes that no lineage leads to."""
-        await self._connection.executemany(
-            "INSERT INTO orphans (partition, epoch, seq, at, kind, event_id, user_id, details,"
-            " found_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-            [
-                (
-                    self._partition,
-                    c.epoch,
-                    c.seq,
-                    from_microseconds(c.at),
-                    c.kind,
-                    c.event_id,
-                    c.user_id,
-                    c.details,
-                    found_by,
-                )
-                for c in changes
-            ],
-        )
 
 
 async def connect(url: str, *, purpose: str, idle_s: int = 0, timeout_s: float = 5.0) -> Ledger:

@@ -98,7 +98,7 @@ def _change(line: str, seq: int, epoch: int, at: int) -> Change:
         msg = f"change {seq} is of no known kind: {line!r}"
         raise ValueError(msg)
     about_user = kind in STATUS_AFTER
-    if (event == "-") != (kind == "epoch_began") or (user == "-") == about_user:
+    if (event == "-") != (kind == "epoch_began") or (user != "-" and not about_user):
         msg = f"change {seq} has the wrong parts for its kind: {line!r}"
         raise ValueError(msg)
     if about_user and (details or _USER.fullmatch(user) is None):

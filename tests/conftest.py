@@ -1,4 +1,4 @@
-"""What all tests share: one Valkey and one PostgreSQL per run, fresh keys and a fresh record each."""
+"""What all tests share: a Valkey and a PostgreSQL per run, fresh keys and a fresh record each."""
 
 import asyncio
 import itertools

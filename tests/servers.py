@@ -1,4 +1,4 @@
-"""Real servers for the tests: started once per run on sockets of their own, stopped by their pids."""
+"""Real servers for the tests, on sockets of their own; they are stopped by their own pids."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import asyncpg
@@ -21,12 +21,13 @@ from service.rundir import RunDirectory, make_sockets, remove_sockets
 START_S = 30.0
 
 
-def wait_until(condition, *, seconds: float = START_S, what: str = "it") -> None:  # type: ignore[no-untyped-def]
+def wait_until(
+    condition: Callable[[], object], *, seconds: float = START_S, what: str = "it"
+) -> None:
     """Poll a condition that takes no time to ask; fail when it does not come true."""
     until = time.monotonic() + seconds
     while not condition():
-        if time.monotonic() > until:
-            raise AssertionError(f"{what} did not come true within {seconds} s")
+        assert time.monotonic() < until, f"{what}: not within {seconds} s"
         time.sleep(0.01)
 
 

@@ -180,7 +180,9 @@ def test_a_connection_outlives_the_worker(up: Up) -> None:
     up.serving()
     first = up.pid("api")
     assert first is not None
+    worker = psutil.Process(first)
     os.kill(first, signal.SIGKILL)
+    worker.wait(PATIENCE_S)
     assert up.get() not in ("", str(first))
 
 

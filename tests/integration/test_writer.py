@@ -13,9 +13,10 @@ from service.app import Worker, make_handshakes, make_writer
 from service.engine import Engine
 from service.errors import LineageError, Problem
 from service.keys import partition_keys
-from service.ledger import Application, Ledger, chain, to_microseconds
+from service.ledger import Ledger
 from service.lineage import Position
 from service.outbox import Change
+from service.record import Application, chain, to_microseconds
 from service.redis_store import RedisStore
 from service.settings import Settings
 from service.writer import Writer

@@ -1,0 +1,204 @@
+"""The calls of the booking scripts: what each takes, and what its words mean.
+
+One lane per script and partition, with one call in flight. Whoever arrives meanwhile shares the
+next call, so that each answer is of a call that was sent after its request came.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from service.batcher import Batcher
+from service.keys import event_keys
+from service.lineage import Position
+from service.partition import Partition, Reply
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Booking:
+    """What `book` came to. `position` is 0 for a booking; `new` is False for one that stood."""
+
+    status: str
+    new: bool
+    at: Position
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What `cancel` came to. `reassigned`: a waiter got the ticket in the same step."""
+
+    status: str
+    at: Position
+    reassigned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EventState:
+    """An event as Redis holds it. Times in microseconds since 1970."""
+
+    event_id: int
+    name: str
+    capacity: int
+    available: int
+    waiting: int
+    created_at: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """A user's state for an event; `position` is 0 unless the user waits."""
+
+    status: str
+    seq: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Redis did not know the event when its last change was this."""
+
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Items per call, items that may wait per script, seconds that one may wait."""
+
+    items_max: int
+    waiting_max: int
+    deadline_s: float
+
+
+class Lanes:
+    """The batchers of one partition: one call in flight for each script."""
+
+    def __init__(self, partition: Partition, bounds: Bounds) -> None:
+        self._partition = partition
+        self.book = self._lane(self._book, bounds)
+        self.cancel = self._lane(self._cancel, bounds)
+        self.read = self._lane(self._read, bounds)
+        self.open = self._lane(self._open, bounds)
+
+    @staticmethod
+    def _lane(
+        send: Callable[[list[Item], float], Awaitable[Sequence[Result]]],
+        bounds: Bounds,
+    ) -> Batcher[Item, Result]:
+        return Batcher(
+            send,
+            items_max=bounds.items_max,
+            waiting_max=bounds.waiting_max,
+            deadline_s=bounds.deadline_s,
+        )
+
+    async def _book(self, items: list[tuple[int, str]], deadline: float) -> list[Booking | Missed]:
+        reply = await self._change("book", items, deadline)
+        return [
+            Missed(reply.last)
+            if outcome == "NO_EVENT"
+            else Booking(
+                status="booked" if outcome.endswith("BOOKED") else "waiting",
+                new=not outcome.startswith("ALREADY"),
+                at=Position(reply.last.epoch, int(seq)),
+                position=int(position),
+            )
+            for outcome, seq, position in _stride(reply.words, 3)
+        ]
+
+    async def _cancel(
+        self, items: list[tuple[int, str]], deadline: float
+    ) -> list[Cancellation | Missed | None]:
+        reply = await self._change("cancel", items, deadline)
+        statuses = {"CANCELLED": "cancelled", "LEFT": "left_waiting_list"}
+        results: list[Cancellation | Missed | None] = []
+        for outcome, seq, promoted in _stride(reply.words, 3):
+            if outcome == "NO_EVENT":
+                results.append(Missed(reply.last))
+            elif outcome == "NOT_BOOKED":
+                results.append(None)
+            else:
+                at = Position(reply.last.epoch, int(seq))
+                results.append(Cancellation(statuses[outcome], at, promoted == "1"))
+        return results
+
+    async def _read(
+        self, items: list[tuple[int, str]], deadline: float
+    ) -> list[tuple[EventState, UserState | None] | Missed]:
+        keys, arguments = self._arguments(items)
+        keys = [self._partition.keys.meta, *keys]
+        reply = await self._partition.ask("read", keys, arguments, deadline)
+        results: list[tuple[EventState, UserState | None] | Missed] = []
+        for (event_id, _), words in zip(items, _stride(reply.words, 10), strict=True):
+            (
+                outcome,
+                capacity,
+                available,
+                waiting,
+                created,
+                updated,
+                name,
+                state,
+                seq,
+                at,
+            ) = words
+            if outcome == "NO_EVENT":
+                results.append(Missed(reply.last))
+                continue
+            event = EventState(
+                event_id, name, int(capacity), int(available), int(waiting), int(created),
+                int(updated),
+            )  # fmt: skip
+            results.append((event, UserState(state, int(seq), int(at)) if state else None))
+        return results
+
+    async def _open(
+        self, items: list[tuple[int, str, int]], deadline: float
+    ) -> list[EventState | None]:
+        keys: list[str] = [*self._partition.keys]
+        ids: list[str | int] = []
+        arguments: list[str | int] = []
+        for place, (event_id, name, capacity) in enumerate(items, start=1):
+            keys += event_keys(self._partition.number, event_id)
+            ids.append(event_id)
+            details = json.dumps({"name": name, "totalTickets": capacity}, separators=(",", ":"))
+            arguments += (place, capacity, name, details)
+        reply = await self._partition.change(
+            "open_event", keys, [len(ids), *ids, *arguments], deadline
+        )
+        return [
+            EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at))
+            if outcome == "OPENED"
+            else None
+            for (event_id, name, capacity), (outcome, _, created_at) in zip(
+                items, _stride(reply.words, 3), strict=True
+            )
+        ]
+
+    async def _change(self, script: str, items: list[tuple[int, str]], deadline: float) -> Reply:
+        keys, arguments = self._arguments(items)
+        keys = [*self._partition.keys, *keys]
+        return await self._partition.change(script, keys, arguments, deadline)
+
+    def _arguments(self, items: list[tuple[int, str]]) -> tuple[list[str], list[str | int]]:
+        """Return the events' keys, and event count, event ids, and the place and user per item."""
+        keys: list[str] = []
+        places: dict[int, int] = {}
+        pairs: list[str | int] = []
+        for event_id, user_id in items:
+            place = places.get(event_id)
+            if place is None:
+                place = places[event_id] = len(places) + 1
+                keys += event_keys(self._partition.number, event_id)
+            pairs += (place, user_id)
+        return keys, [len(places), *places, *pairs]
+
+
+def _stride(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    """Cut a flat reply into items of a fixed number of words."""
+    return list(zip(*(iter(words),) * length, strict=True))

@@ -1,0 +1,76 @@
+"""What a comparison of the two stores comes to. Pure; no I/O.
+
+Redis is never rebuilt from PostgreSQL when Redis knows of more on record than PostgreSQL has; and
+nothing is continued whose lineage or outbox is not whole.
+"""
+
+from dataclasses import dataclass
+
+from service.lineage import NOWHERE, Epoch, Lineage, Position
+from service.redis_store import Closed, Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a comparison came to. Without a beginning the partition stays closed."""
+
+    name: str
+    beginning: Position | None
+    reason: str
+
+
+def promised_epoch(next_: str) -> int:
+    """Return the epoch that an attempt wrote into `next`, 0 when there is none."""
+    return int(next_.split(" ", 1)[0]) if next_ else 0
+
+
+def died_between(meta: Meta, lineage: Lineage) -> Epoch | None:
+    """Return the epoch of an attempt that put its verdict on record and did not open."""
+    promised = promised_epoch(meta.next)
+    newest = lineage.newest
+    if meta.open or newest is None or newest.epoch != promised or meta.epoch >= promised:
+        return None
+    return newest
+
+
+def decide(closed: Closed, recorded: Position, lineage: Lineage, missing: str) -> Verdict:
+    """Compare W and R, as `close` found them, with P and its lineage.
+
+    `missing` says what the outbox lacks between P and R, and is empty when it lacks nothing.
+    """
+    newest = lineage.newest
+    if closed.recorded > recorded:
+        return Verdict(
+            "stay_closed",
+            None,
+            f"PostgreSQL went back: Redis knows {closed.recorded.entry_id} to be on record,"
+            f" which ends at {recorded.entry_id}",
+        )
+    if closed.last.epoch == 0 or closed.loading:
+        if newest is not None:
+            return Verdict("rebuild", recorded, "Redis was empty")
+        if recorded == NOWHERE and not closed.loading:
+            return Verdict("begin", NOWHERE, "both stores were empty")
+        return Verdict("stay_closed", None, "PostgreSQL lost the lineage of a rebuild")
+    if newest is None or lineage.begins(closed.last.epoch) is None:
+        return Verdict(
+            "stay_closed",
+            None,
+            f"PostgreSQL does not know epoch {closed.last.epoch} of Redis",
+        )
+    if newest.epoch != closed.last.epoch:
+        return Verdict(
+            "rebuild",
+            recorded,
+            f"Redis is of epoch {closed.last.epoch}, the record of {newest.epoch}",
+        )
+    if closed.last < recorded:
+        return Verdict(
+            "rebuild",
+            recorded,
+            f"Redis went back: it ends at {closed.last.entry_id},"
+            f" the record at {recorded.entry_id}",
+        )
+    if missing:
+        return Verdict("stay_closed", None, f"the outbox has a hole: {missing}")
+    return Verdict("continue", closed.last, "Redis has all that is on record, and the tail")

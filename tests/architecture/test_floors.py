@@ -1,0 +1,216 @@
+"""Who may import whom, and what is spelt in one place only (DESIGN, section 6)."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SERVICE = Path(__file__).resolve().parents[2] / "service"
+
+FLOORS: tuple[tuple[str, str], ...] = (
+    ("words", "__init__ errors models settings keys lineage resources"),
+    ("tools", "scripts batcher wire migrations processes rundir"),
+    ("stores", "outbox redis_store record ledger"),
+    ("domain", "verdicts handshake partition loader lanes engine writer"),
+    ("edge", "bodies handlers openapi http1"),
+    ("composition", "app embedded supervisor cli __main__ probes listener welcome"),
+)
+FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
+
+STORES = frozenset({"redis", "asyncpg"})
+NOT_AT_THE_EDGE = STORES | {
+    "service.wire",
+    "service.redis_store",
+    "service.ledger",
+    "service.record",
+    "service.record",
+    "service.outbox",
+    "service.scripts",
+    "service.keys",
+}
+SPEAKS_SQL = {
+    "ledger": "every SQL statement, with record",
+    "record": "the statements that change the record",
+    "probes": "asks a server that is to be embedded or used whether it is one, before a record is",
+}
+PASSES_ENVIRONMENT_ON = {
+    "processes": "a child gets the supervisor's environment and more",
+    "migrations": "dbmate gets its URL in its environment",
+}
+
+_KEY = re.compile(r"\{p[0-9N{]|:(?:meta|calls|outbox|event|users|waiting_list|gaps|holds)(?::|$)")
+_SQL = re.compile(
+    r"\b(?:SELECT\b.+|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE (?:TABLE|DATABASE|INDEX)"
+    r"|ALTER \w+|DROP (?:TABLE|DATABASE)|LOCK TABLE|TRUNCATE \w+|SET LOCAL|pg_\w+\()"
+)
+
+Imports = Mapping[str, frozenset[str]]
+
+
+def trees() -> dict[str, ast.Module]:
+    """Return every module of the package, parsed."""
+    return {path.stem: ast.parse(path.read_text(), path) for path in sorted(SERVICE.glob("*.py"))}
+
+
+TREES = trees()
+every_module = pytest.mark.parametrize("module", TREES)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield every module that is imported, those inside functions included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "import by the full name (`from service.keys import ...`)"
+            assert node.module is not None
+            if node.module == "service":
+                yield from (f"service.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def of_the_house(tree: ast.AST) -> frozenset[str]:
+    """Return the modules of this package that a module imports."""
+    names = (name.split(".") for name in imported(tree))
+    found = {parts[1] for parts in names if parts[0] == "service" and len(parts) > 1}
+    return frozenset(found & (TREES.keys() | FLOOR_OF.keys()))
+
+
+def climbs(imports: Imports) -> list[str]:
+    """Return what reaches up or stands on no floor, each with what to do about it."""
+    found = []
+    for module, wanted in imports.items():
+        if module not in FLOOR_OF:
+            found.append(
+                f"{module}.py stands on no floor: put it on the lowest one in FLOORS that will do"
+            )
+            continue
+        found += [
+            f"{module}.py ({FLOORS[FLOOR_OF[module]][0]}) imports {other}.py"
+            f" ({FLOORS[FLOOR_OF[other]][0]}), which is above it: pass what is needed as an"
+            f" argument, or move the shared part down"
+            for other in sorted(wanted & FLOOR_OF.keys())
+            if FLOOR_OF[other] > FLOOR_OF[module]
+        ]
+    return found
+
+
+def circle(imports: Imports) -> list[str]:
+    """Return modules that import each other, empty when there are none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return [str(name) for name in error.args[1]]
+    return []
+
+
+def texts(tree: ast.AST) -> Iterator[str]:
+    """Yield every string of a module that is not a docstring."""
+    docstrings = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and id(node) not in docstrings:
+            yield text
+
+
+IMPORTS = {module: of_the_house(tree) for module, tree in TREES.items()}
+
+
+def test_nothing_reaches_up() -> None:
+    """A file imports from its own floor and those below, and every file stands on a floor."""
+    assert climbs(IMPORTS) == []
+
+
+def test_no_floor_names_a_file_that_is_gone() -> None:
+    """The list of floors is the list of files."""
+    assert FLOOR_OF.keys() - TREES.keys() == set()
+    assert sum(len(names.split()) for _, names in FLOORS) == len(FLOOR_OF)
+
+
+def test_nothing_imports_itself_round_a_corner() -> None:
+    """Within a floor imports are allowed, in one direction."""
+    assert circle(IMPORTS) == []
+
+
+def test_these_checks_would_notice() -> None:
+    """Negative control: a reach upwards, a file of no floor and a circle are each found."""
+    assert "above it" in climbs({"keys": frozenset({"engine"})})[0]
+    assert "no floor" in climbs({"helpers": frozenset()})[0]
+    assert climbs({"engine": frozenset({"keys", "partition"})}) == []
+    assert circle({"a": frozenset({"b"}), "b": frozenset({"c"}), "c": frozenset({"a"})})
+    inside = ast.parse("def f():\n  from service import keys\n  import service.wire")
+    assert of_the_house(inside) == {"keys", "wire"}
+    assert any(_KEY.search(text) for text in texts(ast.parse('f"{{p{n:02d}}}:meta"')))
+    assert _SQL.search("SELECT 1")
+
+
+@every_module
+def test_a_module_says_what_it_owns(module: str) -> None:
+    """Its docstring is at least one sentence."""
+    said = ast.get_docstring(TREES[module]) or ""
+    assert "." in said, f"{module}.py: say what it owns and what it must never do"
+
+
+@pytest.mark.parametrize("module", FLOORS[4][1].split())
+def test_the_edge_speaks_to_no_store(module: str) -> None:
+    """No Redis and no SQL: it decodes, calls the engine and encodes."""
+    found = {
+        name
+        for name in imported(TREES[module])
+        if name in NOT_AT_THE_EDGE or name.split(".")[0] in STORES
+    }
+    assert not found, f"{module}.py imports {found}: ask the engine"
+
+
+@every_module
+def test_only_keys_spells_keys(module: str) -> None:
+    """Everybody else calls service.keys."""
+    if module == "keys":
+        return
+    found = [text for text in texts(TREES[module]) if _KEY.search(text)]
+    assert not found, f"{module}.py spells {found}: build it in keys.py"
+
+
+@every_module
+def test_only_the_record_speaks_sql(module: str) -> None:
+    """A statement elsewhere would not be found when the schema changes."""
+    if module in SPEAKS_SQL:
+        return
+    found = [text for text in texts(TREES[module]) if _SQL.search(text)]
+    assert not found, f"{module}.py says {found}: give ledger.py a method for it"
+
+
+@every_module
+def test_only_settings_reads_the_environment(module: str) -> None:
+    """Two modules pass it on as a whole; nobody picks a variable out of it."""
+    assert not {name for name in imported(TREES[module]) if name == "pydantic_settings"} or (
+        module == "settings"
+    )
+    picked = [
+        ast.unparse(node)
+        for node in ast.walk(TREES[module])
+        if (isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ")
+        or (isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os.environ")
+        or (isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.getenv", "os.putenv"})
+    ]
+    assert not picked, f"{module}.py: {picked}: make it a setting in settings.py"
+    named = any(
+        isinstance(node, ast.Attribute) and ast.unparse(node) == "os.environ"
+        for node in ast.walk(TREES[module])
+    )
+    assert named == (module in PASSES_ENVIRONMENT_ON)
+
+
+@every_module
+def test_the_web_framework_stays_at_the_edge(module: str) -> None:
+    """The four lower floors know nothing of HTTP."""
+    web = {name.split(".")[0] for name in imported(TREES[module])} & {"starlette", "uvicorn"}
+    assert not web or FLOOR_OF.get(module, 0) >= 4, f"{module}.py imports {web}"
