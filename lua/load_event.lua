@@ -2,7 +2,7 @@
 -- Bring one event from the record into Redis, in several calls: begin, chunk ..., finish.
 -- It creates what is absent, in this epoch, and nothing else. Until its finish the event has no
 -- capacity, and so is absent for every other script; each loader has a token, and one that went
--- silent for ten seconds is started over from empty keys.
+-- silent for two seconds is started over from empty keys.
 --
 -- KEYS
 --   1 {pNN}:meta             hash
@@ -37,7 +37,7 @@
 local meta_key, event_key, users_key, waiting_list_key, gaps_key =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local step, token = ARGV[1], ARGV[2]
-local abandoned_after_us = 10000000
+local abandoned_after_us = 2000000
 
 local now = clock()
 local refusal, seq = fence(meta_key, now)

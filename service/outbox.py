@@ -51,6 +51,7 @@ class Entry:
 
 
 _ID = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})")
+_BIGINT_MAX = 2**63 - 1
 _NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 _USER = re.compile(r"[A-Za-z0-9._~@:+|=-]{1,64}")
 
@@ -58,7 +59,7 @@ _USER = re.compile(r"[A-Za-z0-9._~@:+|=-]{1,64}")
 def parse_id(entry_id: str) -> Position:
     """Return the position that an entry's id says. Raises CorruptEntryError."""
     match = _ID.fullmatch(entry_id)
-    if match is None:
+    if match is None or max(int(match[1]), int(match[2])) > _BIGINT_MAX:
         msg = f"outbox entry {entry_id!r}: its id is not <epoch>-<seq>"
         raise CorruptEntryError(msg)
     return Position(int(match[1]), int(match[2]))
@@ -101,6 +102,9 @@ def _change(line: str, seq: int, epoch: int, at: int) -> Change:
     if (event == "-") != (kind == "epoch_began") or (user != "-" and not about_user):
         msg = f"change {seq} has the wrong parts for its kind: {line!r}"
         raise ValueError(msg)
+    if not about_user and not details:
+        msg = f"change {seq} lacks its details: {line!r}"
+        raise ValueError(msg)
     if about_user and (details or _USER.fullmatch(user) is None):
         msg = f"change {seq} names no user that could have asked: {line!r}"
         raise ValueError(msg)
@@ -116,7 +120,7 @@ def _change(line: str, seq: int, epoch: int, at: int) -> Change:
 
 
 def _number(text: str) -> int:
-    if _NUMBER.fullmatch(text) is None:
+    if _NUMBER.fullmatch(text) is None or int(text) > _BIGINT_MAX:
         msg = f"{text!r} is not a number"
         raise ValueError(msg)
     return int(text)

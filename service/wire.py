@@ -29,7 +29,6 @@ from redis.exceptions import (
 Reply = list[str]
 
 _NOT_EXECUTED = (
-    "LOADING",
     "MOVED",
     "ASK",
     "TRYAGAIN",

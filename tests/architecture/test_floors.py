@@ -26,7 +26,6 @@ NOT_AT_THE_EDGE = STORES | {
     "service.redis_store",
     "service.ledger",
     "service.record",
-    "service.record",
     "service.outbox",
     "service.scripts",
     "service.keys",

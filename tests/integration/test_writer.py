@@ -112,6 +112,23 @@ class TestRecording:
 
         await eventually(told)
 
+    @pytest.mark.usefixtures("writer")
+    async def test_every_user_id_that_may_ask_is_recorded(
+        self, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """What stands for nobody in an entry, or for none in a shell, is a user all the same."""
+        users = ["-", "--", "0", "00", ".", "..", "~", "|", "=", ":", "@", "+", "_", "null", "NaN"]
+        event = await engine.initialize('"-" \' \\ \U0001f3ab %s {p00}', 3)
+        for user in [*users, "x" * 64]:
+            await engine.book(event.event_id, user)
+        for user in users:
+            await engine.cancel(event.event_id, user)
+        await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event.event_id)
+        found = await record.fetch("SELECT user_id FROM bookings")
+        assert {row["user_id"] for row in found} == {*users, "x" * 64}
+        assert await record.fetchval("SELECT name FROM events") == event.name
+
     async def test_two_writers_at_once_apply_nothing_twice(
         self, settings: Settings, engine: Engine, record: Record, valkey: Client
     ) -> None:

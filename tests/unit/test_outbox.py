@@ -18,8 +18,8 @@ user_ids = st.from_regex(r"[A-Za-z0-9._~@:+|=-]{1,64}", fullmatch=True)
 event_ids = st.integers(1, 2**53 - 1)
 lines = st.one_of(
     st.tuples(st.sampled_from(sorted(outbox.STATUS_AFTER)), event_ids, user_ids),
-    st.tuples(st.just("opened"), event_ids, st.just("-")),
-    st.tuples(st.just("epoch_began"), st.just("-"), st.just("-")),
+    st.tuples(st.just("opened"), event_ids, st.just("-"), st.just('{"name":"a  b"}')),
+    st.tuples(st.just("epoch_began"), st.just("-"), st.just("-"), st.just('{"beginning":0}')),
 )
 
 
@@ -30,11 +30,11 @@ lines = st.one_of(
     at=st.integers(1, 2**53),
 )
 def test_an_entry_comes_back_whole(
-    changes: list[tuple[str, object, str]], first: int, epoch: int, at: int
+    changes: list[tuple[object, ...]], first: int, epoch: int, at: int
 ) -> None:
     """Every kind, event and user that can be written is read as it was written, with dense seqs."""
     last = Position(epoch, first + len(changes) - 1)
-    text = "\n".join(f"{kind} {event} {user}" for kind, event, user in changes)
+    text = "\n".join(" ".join(map(str, change)) for change in changes)
     fields = {"v": "1", "at": str(at), "first": str(first), "changes": text}
     entry = outbox.decode(last.entry_id, fields)
     assert (entry.last, entry.first) == (last, first)
@@ -43,12 +43,12 @@ def test_an_entry_comes_back_whole(
             seq=first + place,
             epoch=epoch,
             at=at,
-            kind=kind,
+            kind=str(kind),
             event_id=event if isinstance(event, int) else None,
-            user_id=user if kind in outbox.STATUS_AFTER else None,
-            details=None,
+            user_id=str(user) if kind in outbox.STATUS_AFTER else None,
+            details=str(details[0]) if details else None,
         )
-        for place, (kind, event, user) in enumerate(changes)
+        for place, (kind, event, user, *details) in enumerate(changes)
     ]
 
 
