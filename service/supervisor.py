@@ -99,10 +99,12 @@ class Supervisor:
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # Under nohup a hang-up is ignored, and stays so.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self._on_signal, number)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal, number)
+        # Under nohup a hang-up is ignored, and stays so. An interrupt is not: a shell without job
+        # control starts `make run &` with it ignored, and whoever sends one means it.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
