@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,52 @@ from tests.servers import wait_until
 STOP_S = 30
 
 
-@dataclass(frozen=True)
+ROLES = ("api", "writer", "valkey", "postgresql")
+
+
 class Running:
     """An `onsale up` of the test's own."""
 
-    data: Path
-    process: subprocess.Popen[bytes]
+    def __init__(self, data: Path) -> None:
+        """Name its data directory; nothing runs before `start`."""
+        self.data = data
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, port: int = 0) -> None:
+        """Start it, and wait for its first screen."""
+        environment = {**os.environ, "ONSALE_DATA_DIR": str(self.data), "PORT": str(port)}
+        for name in ("REDIS_URL", "DATABASE_URL", "DB_HOST"):
+            environment.pop(name, None)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "service", "up"], env=environment, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        shown = b""
+        while b"curl" not in shown:
+            line = self._process.stdout.readline()
+            assert line, "onsale up ended"
+            shown += line
+
+    def stop(self) -> None:
+        """End it in order."""
+        if self._process is not None:
+            self._process.terminate()
+            self._ended()
+
+    def kill_everything(self, roles: Sequence[str] = ROLES) -> None:
+        """Kill -9 the supervisor and then the roles, without a moment to react."""
+        assert self._process is not None
+        self._process.kill()
+        for role in roles:
+            os.kill(self.pid(role), signal.SIGKILL)
+        self._ended()
+
+    def _ended(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process.wait(timeout=STOP_S)
+        self._process = None
 
     @property
     def urls(self) -> dict[str, Any]:
@@ -50,22 +89,9 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A whole service, as `make run` starts it."""
-    data = tmp_path_factory.mktemp("kills") / "data"
-    environment = {**os.environ, "ONSALE_DATA_DIR": str(data), "PORT": "0"}
-    for name in ("REDIS_URL", "DATABASE_URL", "DB_HOST"):
-        environment.pop(name, None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "up"], env=environment, stdout=subprocess.PIPE
-    )
-    assert process.stdout is not None
+    service = Running(tmp_path_factory.mktemp("running") / "data")
     try:
-        shown = b""
-        while b"curl" not in shown:
-            line = process.stdout.readline()
-            assert line, "onsale up ended"
-            shown += line
-        yield Running(data, process)
+        service.start()
+        yield service
     finally:
-        process.terminate()
-        process.stdout.close()
-        process.wait(timeout=STOP_S)
+        service.stop()

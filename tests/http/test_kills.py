@@ -1,7 +1,7 @@
-"""kill -9 of each process of a running `onsale up`, alone and under load."""
+"""kill -9 of each process of a running `onsale up`, alone and together, under load."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from service.keys import partition_keys
 from tests.conftest import Client as RedisClient
 from tests.conftest import Record
 from tests.crowd import Answer, Client, connected
-from tests.running import Running, running
+from tests.running import ROLES, Running, running
 
 __all__ = ["running"]
 
@@ -69,21 +69,46 @@ class Sale:
                 await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("role", ["api", "writer", "valkey", "postgresql"])
+@pytest.mark.parametrize("role", ROLES)
 async def test_every_answered_booking_is_there_once(running: Running, role: str) -> None:
     """Three kills under load: no answer is lost, nothing is applied twice, nothing oversold."""
+
+    async def kill() -> None:
+        await asyncio.to_thread(running.kill, role)
+
+    await _sell_while(running, kill, role)
+
+
+@pytest.mark.parametrize("left", [(), ("valkey",), ROLES], ids=["all", "but Valkey", "parent"])
+async def test_what_a_kill_of_the_parent_leaves_is_replaced(
+    running: Running, left: tuple[str, ...]
+) -> None:
+    """Kill -9 of everything, or of the parent alone: the next start serves, and nothing is lost."""
+    port = int(str(running.urls["http"]).rpartition(":")[2])
+
+    async def kill() -> None:
+        await asyncio.to_thread(running.kill_everything, [r for r in ROLES if r not in left])
+        await asyncio.to_thread(running.start, port)
+
+    await _sell_while(running, kill, f"parent{len(left)}", kills=1)
+
+
+async def _sell_while(
+    running: Running, kill: Callable[[], Awaitable[None]], name: str, *, kills: int = KILLS
+) -> None:
+    """Sell to a crowd, kill meanwhile, and check what is on record afterwards."""
     async with connected(running.urls["http"], CLIENTS) as clients:
         opened = await clients[0].post_until_answered(
-            "/initialize", {"name": f"kill {role}", "totalTickets": TICKETS}
+            "/initialize", {"name": f"kill {name}", "totalTickets": TICKETS}
         )
         sale = Sale(opened.body["event"]["id"])
         crowd = [
-            asyncio.create_task(sale.attend(client, f"{role}{place}"))
+            asyncio.create_task(sale.attend(client, f"{name}{place}"))
             for place, client in enumerate(clients)
         ]
-        for _ in range(KILLS):
+        for _ in range(kills):
             await sale.grow(BETWEEN_KILLS)
-            await asyncio.to_thread(running.kill, role)
+            await kill()
             async with stores(running):
                 pass
         await sale.grow(BETWEEN_KILLS)
