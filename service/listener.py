@@ -5,8 +5,10 @@ Connections wait in its backlog while no worker accepts, at the start and betwee
 
 import asyncio
 import errno
+import json
 import os
 import socket
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 BACKLOG = 2048
@@ -42,8 +44,16 @@ def http_url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def is_ready(listener: socket.socket) -> bool:
-    """Ask `GET /readyz` through the socket; True if the answer is 200."""
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What `/readyz` said. `closed` is why the stores do not agree, empty when they do."""
+
+    ready: bool
+    closed: str = ""
+
+
+async def readiness(listener: socket.socket) -> Readiness:
+    """Ask `GET /readyz` through the socket; whatever is no answer is "not ready"."""
     host, port = _reachable(listener)
     request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     try:
@@ -51,12 +61,17 @@ async def is_ready(listener: socket.socket) -> bool:
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(request)
-                status = await reader.readline()
+                answer = await reader.read()
             finally:
                 writer.close()
-    except (OSError, TimeoutError, ValueError):
-        return False
-    return status.split()[1:2] == [b"200"]
+        status = answer.split(maxsplit=2)[1]
+        if status != b"503":
+            return Readiness(status == b"200")
+        problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+        closed = problem["detail"] if problem["code"] == "closed" else ""
+    except (OSError, TimeoutError, ValueError, LookupError, TypeError):
+        return Readiness(ready=False)
+    return Readiness(ready=False, closed=str(closed))
 
 
 def _reachable(listener: socket.socket) -> tuple[str, int]:

@@ -25,7 +25,7 @@ from service.embedded import (
     OwnRedis,
     Store,
 )
-from service.listener import bind, http_url, is_ready
+from service.listener import bind, http_url, readiness
 from service.probes import NotReadyError
 from service.processes import Keeper, Role, child_environment, log_tail, stop_leftovers
 from service.resources import sql_directory
@@ -134,11 +134,12 @@ class Supervisor:
         run.write_service(service)
         for role in self._plan.workers(self._settings, service, listener):
             self._keep(role)
-        await self._wait_for_workers(listener)
-        self._greet(service.http, versions)
+        closed = await self._wait_for_workers(listener)
+        self._greet(service.http, versions, closed)
 
-    def _greet(self, address: str, versions: Sequence[str]) -> None:
-        text = welcome(address, self._run.data, versions, remote=self._settings.allow_remote)
+    def _greet(self, address: str, versions: Sequence[str], closed: str) -> None:
+        remote = self._settings.allow_remote
+        text = welcome(address, self._run.data, versions, remote=remote, closed=closed)
         # A terminal that has gone is no reason to stop.
         with contextlib.suppress(OSError):
             sys.stdout.write(text)
@@ -172,9 +173,17 @@ class Supervisor:
             msg = f"the migration failed: {error}"
             raise StartError(msg) from None
 
-    async def _wait_for_workers(self, listener: socket.socket) -> None:
+    async def _wait_for_workers(self, listener: socket.socket) -> str:
+        """Return why the sale is closed, empty when it is open.
+
+        Stores that do not agree are no reason to end: the service answers 503 and says why, and an
+        operator needs it up to look.
+        """
         deadline = time.monotonic() + START_SECONDS
-        while not (await is_ready(listener) and all(k.pid for k in self._keepers)):
+        while True:
+            found = await readiness(listener)
+            if (found.ready or found.closed) and all(k.pid for k in self._keepers):
+                return found.closed
             for keeper in self._keepers:
                 if keeper.failed_for_good:
                     raise _not_up(keeper.role.name, keeper, "it refuses its settings")

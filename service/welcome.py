@@ -15,7 +15,9 @@ def onsale_version() -> str:
         return "(not installed)"
 
 
-def welcome(address: str, data: Path, stores: Sequence[str], *, remote: bool) -> str:
+def welcome(
+    address: str, data: Path, stores: Sequence[str], *, remote: bool, closed: str = ""
+) -> str:
     """Return the screen; in a fresh database its two commands work as they stand."""
     lines = [
         f"Onsale {onsale_version()} serves on {address} (documentation: {address}/docs)",
@@ -29,6 +31,8 @@ def welcome(address: str, data: Path, stores: Sequence[str], *, remote: bool) ->
         f"""curl {address}/book {_JSON} -d '{{"eventId": 1, "userId": 1}}'""",
         "",
     ]
+    if closed:
+        lines += ["NOTHING IS SOLD, the stores do not agree:", f"  {closed}", ""]
     if remote:
         lines.append("There is no authentication: whoever reaches this address may do everything.")
     lines.append("Ctrl-C stops it; what was booked stays.")

@@ -26,6 +26,7 @@ class Running:
     def __init__(self, data: Path) -> None:
         """Name its data directory; nothing runs before `start`."""
         self.data = data
+        self.screen = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, port: int = 0) -> None:
@@ -37,11 +38,11 @@ class Running:
             [sys.executable, "-m", "service", "up"], env=environment, stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
-        shown = b""
-        while b"curl" not in shown:
+        self.screen = ""
+        while "Ctrl-C" not in self.screen:
             line = self._process.stdout.readline()
             assert line, "onsale up ended"
-            shown += line
+            self.screen += line.decode()
 
     def stop(self) -> None:
         """End it in order."""

@@ -27,7 +27,7 @@ from openapi_schema_validator import OAS31Validator
 
 from service import openapi
 from service.keys import partition_keys
-from service.listener import bind, http_url, is_ready
+from service.listener import bind, http_url, readiness
 from tests.http.raw import Connection
 from tests.servers import Role, Servers, wait_until
 
@@ -157,7 +157,7 @@ class Service:
 
     def is_ready(self) -> bool:
         """Whether `/readyz` answers 200."""
-        return asyncio.run(is_ready(self.listener))
+        return asyncio.run(readiness(self.listener)).ready
 
     def memory_bytes(self) -> int:
         """Return what the API process has in memory."""

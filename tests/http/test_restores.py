@@ -1,0 +1,73 @@
+"""A store that comes back older than the other knows it to be, under a whole service."""
+
+import shutil
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.running import Running
+from tests.servers import wait_until
+
+
+@pytest.fixture
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service that sold two of three tickets, and one more after a copy was taken; stopped."""
+    service = Running(tmp_path_factory.mktemp("restores") / "data")
+    try:
+        service.start()
+        _post(service, "/initialize", {"name": "Event Name", "totalTickets": 3})
+        for user in (1, 2):
+            assert _post(service, "/book", {"eventId": 1, "userId": user}).status_code == 201
+        service.stop()
+        for store in ("valkey", "postgresql"):
+            shutil.copytree(service.data / store, service.data / f"{store}.copy", symlinks=True)
+        service.start()
+        for user, status in ((3, 201), (4, 202)):
+            assert _post(service, "/book", {"eventId": 1, "userId": user}).status_code == status
+        service.stop()
+        yield service
+    finally:
+        service.stop()
+
+
+def test_an_older_valkey_is_rebuilt_from_the_record(stopped: Running) -> None:
+    """The third ticket is not sold a second time, and the waiter keeps the place."""
+    _restore(stopped, "valkey")
+    stopped.start()
+    assert _post(stopped, "/book", {"eventId": 1, "userId": 3}).status_code == 200
+    waiting = _post(stopped, "/book", {"eventId": 1, "userId": 5})
+    assert (waiting.status_code, waiting.json()["position"]) == (202, 2)
+
+
+def test_an_older_postgresql_keeps_the_sale_closed(stopped: Running) -> None:
+    """Every request gets 503 with the reason, the first screen says it too, and nothing is lost."""
+    _restore(stopped, "postgresql")
+    stopped.start()
+    assert "NOTHING IS SOLD" in stopped.screen
+    for answer in (
+        _post(stopped, "/book", {"eventId": 1, "userId": 5}),
+        _post(stopped, "/cancel", {"eventId": 1, "userId": 1}),
+        httpx.get(f"{stopped.urls['http']}/status/1", trust_env=False),
+        httpx.get(f"{stopped.urls['http']}/readyz", trust_env=False),
+    ):
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "closed"
+        assert "PostgreSQL went back" in answer.json()["detail"]
+        assert int(answer.headers["retry-after"]) > 0
+    stopped.stop()
+    shutil.rmtree(stopped.data / "postgresql")
+    (stopped.data / "postgresql.newer").rename(stopped.data / "postgresql")
+    stopped.start()
+    wait_until(lambda: _post(stopped, "/book", {"eventId": 1, "userId": 3}).status_code == 200)
+    assert _post(stopped, "/book", {"eventId": 1, "userId": 4}).json()["position"] == 1
+
+
+def _restore(service: Running, store: str) -> None:
+    """Put the earlier copy in the place of a store's data."""
+    (service.data / store).rename(service.data / f"{store}.newer")
+    (service.data / f"{store}.copy").rename(service.data / store)
+
+
+def _post(service: Running, path: str, body: dict[str, object]) -> httpx.Response:
+    return httpx.post(f"{service.urls['http']}{path}", json=body, timeout=10, trust_env=False)
