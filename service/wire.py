@@ -74,6 +74,77 @@ class _Pending:
             self.future.exception()  # looked at: a caller that gave up leaves nobody else to do it
 
 
+class _Link:
+    """One connection, and the callers whose replies are to come over it, in order.
+
+    They belong together: a reply can only reach somebody whose command left on this connection.
+    """
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._unsent: list[_Pending] = []
+        self._waiting: deque[_Pending] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+        self.lost = False
+        self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    def send(self, future: asyncio.Future[Any], command: tuple[str | int, ...]) -> _Pending:
+        """Queue a command for this turn's write. Raises NotExecuted on a connection that is lost."""
+        if self.lost:
+            raise NotExecuted("the connection was lost")
+        pending = _Pending(b"".join(self._connection.pack_command(*command)), future)
+        self._unsent.append(pending)
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        return pending
+
+    async def _flush(self) -> None:
+        """Write whatever was asked for in this turn, in one piece."""
+        try:
+            while self._unsent:
+                batch, self._unsent = self._unsent, []
+                for pending in batch:
+                    pending.sent = True
+                self._waiting.extend(batch)
+                await self._connection.send_packed_command(
+                    [pending.packed for pending in batch], check_health=False
+                )
+        except (RedisError, OSError) as error:
+            self.lose(str(error))
+        finally:
+            self._flusher = None
+
+    async def _read(self) -> None:
+        """Hand each reply to the caller at the head of the queue."""
+        while True:
+            try:
+                reply = await self._connection.read_response()
+            except ResponseError as error:
+                self._waiting.popleft().fail(_refusal(error))
+            except (RedisError, OSError) as error:
+                return self.lose(str(error) or type(error).__name__)
+            else:
+                future = self._waiting.popleft().future
+                if not future.done():
+                    future.set_result(reply)
+
+    def lose(self, why: str) -> None:
+        """Give the connection up: what was sent is unknown, what was not may be sent again."""
+        if self.lost:
+            return
+        self.lost = True
+        for pending in self._waiting:
+            pending.fail(Unknown(why))
+        for pending in self._unsent:
+            pending.fail(NotExecuted(why))
+        self._unsent.clear()
+        for task in (self._reader, self._flusher):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        closing = asyncio.get_running_loop().create_task(self._connection.disconnect(nowait=True))
+        closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+
 class Wire:
     """A multiplexed connection, made when first needed and again after each loss.
 
@@ -91,12 +162,8 @@ class Wire:
             socket_connect_timeout=attempt_timeout_s,
         )
         self._attempt_timeout_s = attempt_timeout_s
-        self._connection: AbstractConnection | None = None
-        self._connecting: asyncio.Task[AbstractConnection] | None = None
-        self._unsent: list[_Pending] = []
-        self._waiting: deque[_Pending] = deque()
-        self._flusher: asyncio.Task[None] | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._link: _Link | None = None
+        self._connecting: asyncio.Task[_Link] | None = None
 
     async def call(self, *command: str | int, timeout_s: float | None = None) -> Any:
         """Send one command and return its reply.
@@ -105,36 +172,42 @@ class Wire:
         since Lua has no rollback.
         """
         timeout_s = min(timeout_s or self._attempt_timeout_s, self._attempt_timeout_s)
-        loop = asyncio.get_running_loop()
-        pending = _Pending(b"", loop.create_future())
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        link: _Link | None = None
+        pending: _Pending | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                connection = self._connection or await self._connect()
-                pending.packed = b"".join(connection.pack_command(*command))
-                self._unsent.append(pending)
-                if self._flusher is None:
-                    self._flusher = loop.create_task(self._flush(connection))
-                return await pending.future
+                link = self._link
+                if link is None or link.lost:
+                    link = await self._connect()
+                pending = link.send(future, command)
+                return await future
         except TimeoutError:
-            self._lose("no reply in time")
-            raise (Unknown if pending.sent else NotExecuted)("no reply in time") from None
+            sent = pending is not None and pending.sent
+            if link is not None:
+                link.lose("no reply in time")
+            raise (Unknown if sent else NotExecuted)("no reply in time") from None
 
     async def close(self) -> None:
         """Drop the connection; calls in flight end as Unknown."""
-        self._lose("closing")
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._link is not None:
+            self._link.lose("closing")
         await asyncio.sleep(0)
 
-    async def _connect(self) -> AbstractConnection:
+    async def _connect(self) -> _Link:
+        """Connect, or share the attempt that is under way."""
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._open())
         task = self._connecting
         try:
             return await asyncio.shield(task)
         finally:
-            if task.done():
+            if task.done() and self._connecting is task:
                 self._connecting = None
 
-    async def _open(self) -> AbstractConnection:
+    async def _open(self) -> _Link:
         """Connect, and make sure that the server answers: while it loads it runs no script."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
@@ -148,60 +221,8 @@ class Wire:
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
-        self._connection = connection
-        self._reader = asyncio.get_running_loop().create_task(self._read(connection))
-        return connection
-
-    async def _flush(self, connection: AbstractConnection) -> None:
-        """Write whatever was asked for in this turn, in one piece."""
-        try:
-            while self._unsent and connection is self._connection:
-                batch, self._unsent = self._unsent, []
-                for pending in batch:
-                    pending.sent = True
-                self._waiting.extend(batch)
-                await connection.send_packed_command(
-                    [pending.packed for pending in batch], check_health=False
-                )
-        except (RedisError, OSError) as error:
-            if connection is self._connection:
-                self._lose(str(error))
-        finally:
-            if self._flusher is asyncio.current_task():
-                self._flusher = None
-
-    async def _read(self, connection: AbstractConnection) -> None:
-        """Hand each reply to the caller at the head of the queue."""
-        while True:
-            try:
-                reply = await connection.read_response()
-            except ResponseError as error:
-                self._waiting.popleft().fail(_refusal(error))
-            except (RedisError, OSError) as error:
-                if connection is self._connection:
-                    self._lose(str(error) or type(error).__name__)
-                return
-            else:
-                future = self._waiting.popleft().future
-                if not future.done():
-                    future.set_result(reply)
-
-    def _lose(self, why: str) -> None:
-        """Give the connection up: what was sent is unknown, what was not may be sent again."""
-        connection, self._connection = self._connection, None
-        sent, self._waiting = self._waiting, deque()
-        unsent, self._unsent = self._unsent, []
-        for pending in sent:
-            pending.fail(Unknown(why))
-        for pending in unsent:
-            pending.fail(NotExecuted(why))
-        for task in (self._reader, self._flusher):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-        self._reader = self._flusher = None
-        if connection is not None:
-            closing = asyncio.get_running_loop().create_task(connection.disconnect(nowait=True))
-            closing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._link = _Link(connection)
+        return self._link
 
 
 def _refusal(error: ResponseError) -> Exception:
