@@ -76,6 +76,7 @@ class Partition:
         self._numbers: dict[str, int] = {}
         self._serving: _Serving | None = None
         self._opening: asyncio.Task[None] | None = None
+        self._stopped = False
         self._closed_because = ""
         self._look_again_at = 0.0
         self._trouble = ""
@@ -88,7 +89,8 @@ class Partition:
             self._opening = asyncio.get_running_loop().create_task(self._open())
 
     async def stop(self) -> None:
-        """End what runs in the background."""
+        """End what runs in the background; calls from here on are `unavailable`."""
+        self._stopped = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
@@ -254,7 +256,7 @@ class Partition:
         loop = asyncio.get_running_loop()
         if self._closed_because and loop.time() < self._look_again_at:
             raise Problem("closed", self._closed_because)
-        while loop.time() < deadline:
+        while loop.time() < deadline and not self._stopped:
             self.start()
             if self._opening is not None:
                 await asyncio.wait({self._opening}, timeout=deadline - loop.time())

@@ -89,7 +89,7 @@ class _Link:
         self._reader = asyncio.get_running_loop().create_task(self._read())
 
     def send(self, future: asyncio.Future[Any], command: tuple[str | int, ...]) -> _Pending:
-        """Queue a command for this turn's write. Raises NotExecuted on a connection that is lost."""
+        """Queue a command for this turn's write. Raises NotExecuted on a lost connection."""
         if self.lost:
             raise NotExecuted("the connection was lost")
         pending = _Pending(b"".join(self._connection.pack_command(*command)), future)
