@@ -45,7 +45,7 @@ clean: ## Remove the virtual environment and all caches; ./data stays
 
 define compile
 	.venv/uv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header pyproject.toml $(2) -o $(1)
+	  --no-header pyproject.toml $(2) -o $(1)
 endef
 
 # A lock that has changed, or another version of the project, installs again. The project itself
