@@ -57,7 +57,7 @@ class Event:
         head = [f"bench:{script}", str(next(self.numbers)), str(FOREVER)]
         if script == "read":
             keys, head = [partition_keys(0).meta, *event_keys(0, self.event_id)], []
-        sha = serving_scripts(1)[script].sha
+        sha = serving_scripts(0, 1)[script].sha
         reply = self.client.evalsha(sha, len(keys), *keys, *head, "1", str(self.event_id), *items)
         assert reply[0] == "OK", reply
         return list(reply[5:])
@@ -67,7 +67,7 @@ class Event:
         keys = [*partition_keys(0), *event_keys(0, self.event_id)]
         arguments = ["bench:open_event", str(next(self.numbers)), str(FOREVER), "1"]
         arguments += [str(self.event_id), "1", str(tickets), "Bench", "{}"]
-        self.client.evalsha(serving_scripts(1)["open_event"].sha, len(keys), *keys, *arguments)
+        self.client.evalsha(serving_scripts(0, 1)["open_event"].sha, len(keys), *keys, *arguments)
 
     def fill(self, tickets: int, waiters: int) -> None:
         """Sell all tickets, let so many wait, and every tenth leave."""
@@ -151,7 +151,7 @@ def _await_answer(client: Any) -> None:
 async def _open_partition(url: str) -> None:
     store = RedisStore(url)
     await store.close(0, None, "1 bench")
-    await store.load_scripts(1)
+    await store.load_scripts(0, 1)
     await store.begin_epoch(0, "1 bench", Position(1, 0), 0, NOWHERE)
     await store.aclose()
 

@@ -76,7 +76,7 @@ class Engine:
         """Draw an event on record, then open it in Redis."""
         for _ in range(_DRAWS_MAX):
             try:
-                async with self._ledgers.acquire() as ledger:
+                async with asyncio.timeout(self._deadline_s), self._ledgers.acquire() as ledger:
                     event_id = await ledger.draw_event(name, capacity)
             except UNAVAILABLE as error:
                 raise Problem("unavailable") from error
@@ -88,8 +88,8 @@ class Engine:
 
     async def ready(self) -> None:
         """Ask every partition whether it serves. Raises Problem when one does not."""
-        deadline = asyncio.get_running_loop().time() + 1.0
         for partition in self._partitions:
+            deadline = asyncio.get_running_loop().time() + 1.0
             await partition.ask("read", [partition.keys.meta], [0], deadline)
 
     def _of(self, event_id: int) -> Lanes:

@@ -11,6 +11,7 @@ closed. A rebuild leaves Redis empty: each event comes back by the load script w
 
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ _NEEDED = {
     },
     "memory": {"maxmemory-policy": "noeviction"},
 }
-_KEEP_ALIVE_ENTRIES = 10_000
+_KEEP_ALIVE_S = 3.0
 _LOCK_WAIT_S = 3.0
 _SESSION_IDLE_S = 15
 _TRIES_MAX = 10
@@ -132,7 +133,7 @@ class Handshake:
             meta.open
             and not meta.next
             and seen <= meta.last
-            and await self._redis.scripts_loaded(meta.epoch)
+            and await self._redis.scripts_loaded(self.partition, meta.epoch)
         )
 
     async def _attempt(
@@ -179,11 +180,12 @@ class Handshake:
         closed = await self._redis.close(self.partition, meta, next_)
         if closed is None:
             return None
+        awake = _KeepAlive(ledger)
         try:
-            missing = await self._missing(ledger, closed)
-            tail = await self._tail(ledger, closed)
+            missing = await self._missing(ledger, closed, awake)
         except CorruptEntryError as error:
-            missing, tail = str(error), []
+            missing = str(error)
+        tail = await self._tail(ledger, closed, missing, awake)
         async with ledger.deciding(self.partition) as decision:
             recorded = decision.recorded or NOWHERE
             verdict = decide(closed, recorded, decision.lineage, missing)
@@ -227,7 +229,7 @@ class Handshake:
         """Carry a verdict out. Every step may be repeated, by this attempt or the next."""
         if epoch.verdict == "rebuild" and not await self._redis.empty(self.partition, next_):
             return None
-        await self._redis.load_scripts(epoch.epoch)
+        await self._redis.load_scripts(self.partition, epoch.epoch)
         began = await self._redis.begin_epoch(
             self.partition,
             next_,
@@ -237,7 +239,7 @@ class Handshake:
         )
         return Opened(epoch.epoch) if began else None
 
-    async def _missing(self, ledger: Ledger, closed: Closed) -> str:
+    async def _missing(self, ledger: Ledger, closed: Closed, awake: "_KeepAlive") -> str:
         """Return what is missing between P and R, empty when nothing is.
 
         R stands still; the writer may go on, and trim behind itself: a hole that it made is gone
@@ -246,32 +248,53 @@ class Handshake:
         missing = ""
         for _ in range(2):
             at = await ledger.cursor(self.partition)
-            entries = 0
             missing = ""
             async for entry in self._redis.outbox_after(self.partition, at):
                 if entry.first != at.seq + 1:
                     missing = f"changes {at.seq + 1} to {entry.first - 1} are not in the outbox"
                     break
                 at = entry.last
-                entries += 1
-                if entries % _KEEP_ALIVE_ENTRIES == 0:
-                    await ledger.keep_alive()
+                await awake.touch()
             if not missing and at < closed.last:
                 missing = f"changes {at.seq + 1} to {closed.last.seq} are not in the outbox"
             if not missing:
                 break
         return missing
 
-    async def _tail(self, ledger: Ledger, closed: Closed) -> list[Change]:
-        """Return what Redis holds beyond the record or beyond its lineage, for the orphans."""
+    async def _tail(
+        self, ledger: Ledger, closed: Closed, missing: str, awake: "_KeepAlive"
+    ) -> list[Change]:
+        """Return what a rebuild would drop: what is beyond the record, or beyond its lineage.
+
+        Empty when nothing is going to be rebuilt; an entry that cannot be read ends it.
+        """
         recorded = await ledger.cursor(self.partition)
         lineage = (await ledger.lineages([self.partition]))[self.partition]
+        if decide(closed, recorded, lineage, missing).name != "rebuild":
+            return []
         start = recorded
         if lineage.newest and 0 < closed.last.epoch < lineage.newest.epoch:
             ends = lineage.ends(closed.last.epoch)
             start = Position(closed.last.epoch, min(recorded.seq, ends or 0))
-        return [
-            change
-            async for entry in self._redis.outbox_after(self.partition, start)
-            for change in entry.changes
-        ]
+        tail: list[Change] = []
+        try:
+            async for entry in self._redis.outbox_after(self.partition, start):
+                tail += entry.changes
+                await awake.touch()
+        except CorruptEntryError as error:
+            log.error("p%02d: not kept with the orphans: %s", self.partition, error)  # noqa: TRY400
+        return tail
+
+
+class _KeepAlive:
+    """Asks the session something now and then, so that it is not taken for frozen."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._asked_at = time.monotonic()
+
+    async def touch(self) -> None:
+        """Ask, if it has been some time."""
+        if time.monotonic() - self._asked_at > _KEEP_ALIVE_S:
+            await self._ledger.keep_alive()
+            self._asked_at = time.monotonic()

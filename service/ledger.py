@@ -284,7 +284,7 @@ class LedgerPool:
                 min_size=0,
                 max_size=self._size,
                 timeout=self._timeout_s,
-                command_timeout=5.0,
+                command_timeout=30.0,
                 server_settings={"application_name": "onsale api", "timezone": "UTC"},
             )
             await self._pool

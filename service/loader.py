@@ -9,6 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
+from functools import partial
 
 from service.errors import Problem
 from service.keys import event_keys
@@ -79,37 +80,52 @@ class Loader:
             async with self._ledgers.acquire() as ledger:
                 if await ledger.event_status(event_id) is None:
                     raise self._missed(event_id)
-                await self._catch_up(ledger, missed_at)
-                async with ledger.snapshot():
-                    event = await ledger.event(event_id, self._partition.number)
-                    if event is None:
-                        raise self._missed(event_id)
-                    await self._carry(ledger, event_id, event)
+            await self._catch_up(missed_at)
+            async with self._ledgers.acquire() as ledger, ledger.snapshot():
+                event = await ledger.event(event_id, self._partition.number)
+                if event is None:
+                    raise self._missed(event_id)
+                await self._carry(ledger, event_id, event, missed_at.epoch)
         except UNAVAILABLE as error:
             log.warning("event %d cannot be loaded: %s", event_id, error or type(error).__name__)
             raise Problem("unavailable") from error
 
-    async def _catch_up(self, ledger: Ledger, missed_at: Position) -> None:
-        """Wait until P has reached the R at which the event was missed."""
+    async def _catch_up(self, missed_at: Position) -> None:
+        """Wait until P has reached the R at which the event was missed.
+
+        Each look borrows a connection anew, so that loads which wait for a writer that is away keep
+        nobody else from the record.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + _CATCH_UP_S
         pause = _POLL_S
-        while await ledger.cursor(self._partition.number) < missed_at:
+        while True:
+            async with self._ledgers.acquire() as ledger:
+                if await ledger.cursor(self._partition.number) >= missed_at:
+                    return
             if loop.time() > until:
                 raise Problem("unavailable", "The record has not caught up yet.")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _POLL_MAX_S)
 
-    async def _carry(self, ledger: Ledger, event_id: int, event: EventOnRecord) -> None:
-        """Bring one event over, in chunks, and make it present with the last call."""
+    async def _carry(self, ledger: Ledger, event_id: int, event: EventOnRecord, epoch: int) -> None:
+        """Bring one event over, in chunks, and make it present with the last call.
+
+        All in the epoch in which it was missed: a snapshot says nothing about a later one.
+        """
+        call = partial(self._call, event_id, epoch)
         token = secrets.token_hex(8)
-        outcome = await self._call(event_id, "begin", token, event.recorded.seq)
+        pages = ledger.users(event_id, count=_CHUNK_USERS)
+        # PostgreSQL sorts before the first page, for seconds if there are millions. In Redis a
+        # loader counts as gone after two: it begins there when it has something to bring.
+        page = await anext(pages, None)
+        outcome = await call("begin", token, event.recorded.seq)
         if outcome == "BUSY":
             await asyncio.sleep(_BUSY_S)
         if outcome != "BEGUN":
             return
         turn = waiting = booked = 0
-        async for page in ledger.users(event_id, count=_CHUNK_USERS):
+        while page:
             chunk: list[str | int] = []
             for user in page:
                 waits = user.status == "waiting"
@@ -117,21 +133,24 @@ class Loader:
                 waiting += waits
                 booked += user.status == "booked"
                 chunk += _held(user, turn if waits else 0)
-            if await self._call(event_id, "chunk", token, *chunk) != "ADDED":
+            if await call("chunk", token, *chunk) != "ADDED":
                 return
+            page = await anext(pages, None)
         if (booked, waiting) != (event.sold, event.waiting):
             log.error(
                 "event %d: the record counts %d sold and %d waiting, and lists %d and %d",
                 event_id, event.sold, event.waiting, booked, waiting,
             )  # fmt: skip
             raise Problem("closed", "The record of this event does not add up.")
-        await self._call(
-            event_id, "finish", token, event.capacity, event.capacity - booked, waiting, turn + 1,
+        await call(
+            "finish", token, event.capacity, event.capacity - booked, waiting, turn + 1,
             event.name, event.created_at, event.updated_at,
         )  # fmt: skip
         log.info("event %d loaded: %d booked, %d waiting", event_id, booked, waiting)
 
-    async def _call(self, event_id: int, step: str, token: str, *arguments: str | int) -> str:
+    async def _call(
+        self, event_id: int, epoch: int, step: str, token: str, *arguments: str | int
+    ) -> str:
         """One call of the load script.
 
         Not numbered: a chunk whose fate is unknown is not sent again under the same token, and the
@@ -142,7 +161,8 @@ class Loader:
             *event_keys(self._partition.number, event_id),
         ]
         deadline = asyncio.get_running_loop().time() + _CALL_S
-        reply = await self._partition.once("load_event", keys, (step, token, *arguments), deadline)
+        arguments = (step, token, *arguments)
+        reply = await self._partition.once("load_event", keys, arguments, deadline, epoch=epoch)
         return reply.words[0]
 
 

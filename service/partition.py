@@ -7,6 +7,7 @@ fences this worker or went back in time asks for a handshake, during which calls
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,10 +47,15 @@ class _Serving:
 
 @dataclass(slots=True)
 class _Fate:
-    """What is known of one call: its number, and the epoch in which a send of it may have run."""
+    """What is known of one call.
+
+    Its number; the latest time at which it may run, the same in every send; and the epoch in which
+    a send of it may have run.
+    """
 
     caller: str
     number: int
+    latest: int = 0
     unknown_in: int | None = None
     attempts: int = 0
 
@@ -77,6 +83,7 @@ class Partition:
         self._serving: _Serving | None = None
         self._opening: asyncio.Task[None] | None = None
         self._stopped = False
+        self._tidied = False
         self._closed_because = ""
         self._look_again_at = 0.0
         self._trouble = ""
@@ -110,7 +117,8 @@ class Partition:
                 serving = await self._served(deadline)
                 if fate.unknown_in not in (None, serving.epoch):
                     raise Problem("outcome_unknown")
-                call = (fate.caller, fate.number, self._redis_clock(deadline), *arguments)
+                fate.latest = fate.latest or self._redis_clock(deadline)
+                call = (fate.caller, fate.number, fate.latest, *arguments)
                 reply = await self._attempt(serving, script, keys, call, deadline, fate)
                 if reply is None:
                     continue
@@ -119,8 +127,8 @@ class Partition:
                         raise Problem("outcome_unknown")
                     return accepted
                 if reply[0] == "LATE":
-                    # It has not run, and no earlier send of it can run any more.
-                    fate.unknown_in = None
+                    # It has not run, and none of its sends, all as late, can run any more.
+                    fate.unknown_in, fate.latest = None, 0
                 elif reply[0] == "STALE_CALL":
                     raise Problem("outcome_unknown")
                 else:
@@ -154,12 +162,16 @@ class Partition:
         keys: Sequence[str],
         arguments: Sequence[str | int],
         deadline: float,
+        *,
+        epoch: int,
     ) -> Reply:
-        """Call a script at most once: a fate that is unknown is not looked into.
+        """Call a script at most once, in one epoch: a fate that is unknown is not looked into.
 
         Raises Problem `unavailable` when it may not have run, `closed`.
         """
         serving = await self._served(deadline)
+        if serving.epoch != epoch:
+            raise Problem("unavailable")
         reply = await self._attempt(serving, script, keys, arguments, deadline, _Fate("", 0))
         if reply is not None and reply[0] != "OK":
             self._refused(serving, reply)
@@ -286,8 +298,13 @@ class Partition:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _PAUSE_MAX_S)
                     continue
+                except Exception:  # whatever is wrong, it is tried again, and never in a spin
+                    log.exception("p%02d: the handshake failed", self.number)
+                    await asyncio.sleep(_PAUSE_MAX_S)
+                    continue
                 if isinstance(result, Opened):
                     self._opened(result.epoch)
+                    await self._tidy()
                 else:
                     self._stays_closed(result.reason)
                 return
@@ -301,10 +318,20 @@ class Partition:
 
     def _opened(self, epoch: int) -> None:
         log.info("p%02d: serving in epoch %d", self.number, epoch)
-        self._serving = _Serving(epoch, scripts.serving_scripts(epoch))
+        self._serving = _Serving(epoch, scripts.serving_scripts(self.number, epoch))
         self._closed_because = self._trouble = ""
         if self._seen.epoch != epoch:
             self._seen = Position(epoch, 0)
+
+    async def _tidy(self) -> None:
+        """At a worker's start, at best effort: forget callers that have long gone."""
+        if self._tidied or self._serving is None:
+            return
+        self._tidied = True
+        with contextlib.suppress(NotExecuted, Unknown):
+            await self._evaluate(
+                self._serving, "forget_callers", [self.keys.meta, self.keys.calls], (), 1.0
+            )
 
     def _stays_closed(self, reason: str) -> None:
         if self._closed_because != reason:

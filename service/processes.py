@@ -132,13 +132,26 @@ class Keeper:
             self._process = process = await self._spawn()
         except OSError as error:
             return f"could not be started: {error.strerror or error}"
-        self._run.write_pid(self.role.name, process.pid)
+        self._note_pid(process.pid)
         if self._stopping.is_set():
             # The stop came while the process was being made and had nothing to signal.
             self._send(self.role.stop_signal)
         self.last_code = code = await process.wait()
-        self._run.remove_pid(self.role.name)
+        self._note_pid(None)
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended ({code})"
+
+    def _note_pid(self, pid: int | None) -> None:
+        """Write or remove the pid file; a role is kept running without one, too.
+
+        A start that finds no pid file knows what was left by its environment.
+        """
+        try:
+            if pid is None:
+                self._run.remove_pid(self.role.name)
+            else:
+                self._run.write_pid(self.role.name, pid)
+        except OSError as error:
+            log.warning("the pid file of %s: %s", self.role.name, error.strerror or error)
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         _set_aside(self.log_file)

@@ -12,6 +12,7 @@ from typing import Any
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import keys, outbox, scripts
 from service.lineage import Position
@@ -125,7 +126,8 @@ class RedisStore:
         last = await self._within(
             self._client.xrevrange(keys.partition_keys(partition).outbox, count=1)
         )
-        return outbox.parse_id(last[0][0]).epoch if last else 0
+        # An id that no script wrote must not keep a handshake from its verdict.
+        return int(last[0][0].partition("-")[0]) if last else 0
 
     async def outbox_size(self, partition: int) -> tuple[int, int]:
         """Return the outbox's memory in bytes, about, and the seq of its first change (0: none)."""
@@ -144,21 +146,21 @@ class RedisStore:
 
     async def raise_watermark(self, partition: int, recorded: Position) -> bool:
         """Tell Redis how far the record reaches; False when the epoch is not Redis's."""
-        script = scripts.serving_scripts(recorded.epoch)["raise_watermark"]
+        script = scripts.serving_scripts(partition, recorded.epoch)["raise_watermark"]
         meta_key = keys.partition_keys(partition).meta
         reply = await self._within(self._client.evalsha(script.sha, 1, meta_key, str(recorded.seq)))
         return bool(reply[0] == "OK")
 
     # The handshake's steps. All but `close` do nothing unless `next` is the attempt's own.
 
-    async def scripts_loaded(self, epoch: int) -> bool:
-        """Whether all serving scripts of an epoch are loaded."""
-        wanted = [script.sha for script in scripts.serving_scripts(epoch).values()]
+    async def scripts_loaded(self, partition: int, epoch: int) -> bool:
+        """Whether all serving scripts of a partition's epoch are loaded."""
+        wanted = [script.sha for script in scripts.serving_scripts(partition, epoch).values()]
         return all(await self._within(self._client.script_exists(*wanted)))
 
-    async def load_scripts(self, epoch: int) -> None:
-        """Load the serving scripts of an epoch. For the handshake alone."""
-        for script in scripts.serving_scripts(epoch).values():
+    async def load_scripts(self, partition: int, epoch: int) -> None:
+        """Load the serving scripts of a partition's epoch. For the handshake alone."""
+        for script in scripts.serving_scripts(partition, epoch).values():
             await self._within(self._client.script_load(script.text))
 
     async def close(self, partition: int, seen: Meta | None, next_: str) -> Closed | None:
@@ -228,9 +230,12 @@ class RedisStore:
         return (await self._eval("stay_closed", [meta_key], [next_, reason]))[0] == "STAYS_CLOSED"
 
     async def _within(self, command: Awaitable[Any]) -> Any:
-        """Await a command for so long and no longer. Raises TimeoutError, which is an OSError."""
-        async with asyncio.timeout(self._timeout_s):
-            return await command
+        """Await a command for so long and no longer; a time-out is one of Redis."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await command
+        except TimeoutError as error:
+            raise RedisTimeoutError("no reply in time") from error
 
     async def _eval(self, name: str, names: Sequence[str], arguments: Sequence[str]) -> list[str]:
         reply: list[str] = await self._within(

@@ -1,4 +1,4 @@
-"""The Lua scripts as texts: includes resolved, the epoch set in, their digests.
+"""The Lua scripts as texts: includes resolved, partition and epoch set in, their digests.
 
 Knows nothing of tickets. It never loads a script by itself: only the handshake may, since a
 script's absence after a restart is what tells that Redis may have lost data.
@@ -20,18 +20,19 @@ SERVING = (
     "raise_watermark",
     "forget_callers",
 )
-"""Scripts that carry an epoch and check it; the handshake loads them."""
+"""Scripts that carry partition and epoch, and check the epoch; the handshake loads them."""
 
 HANDSHAKE = ("close", "resume", "empty", "begin_epoch", "stay_closed")
 """Scripts of the handshake itself, sent as a text each time."""
 
 _INCLUDE = "-- @include "
 _EPOCH = "@EPOCH@"
+_PARTITION = "@PARTITION@"
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One serving script of one epoch."""
+    """One serving script of one partition's epoch."""
 
     name: str
     text: str
@@ -59,12 +60,12 @@ def without_shebang(text: str) -> str:
     return text.split("\n", 1)[1] if text.startswith("#!") else text
 
 
-@lru_cache(maxsize=8)
-def serving_scripts(epoch: int) -> dict[str, Script]:
-    """Return all serving scripts of an epoch by name."""
+@lru_cache(maxsize=256)
+def serving_scripts(partition: int, epoch: int) -> dict[str, Script]:
+    """Return all serving scripts of a partition's epoch by name."""
     scripts = {}
     for name in SERVING:
-        text = source(name).replace(_EPOCH, str(epoch))
+        text = source(name).replace(_EPOCH, str(epoch)).replace(_PARTITION, str(partition))
         scripts[name] = Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
     return scripts
 

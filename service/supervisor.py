@@ -199,7 +199,10 @@ class Supervisor:
         writer = [k for k in self._keepers if k.role.name == "writer"]
         stores = [k for k in self._keepers if k not in api and k not in writer]
         for group in (api, writer, stores):
-            await asyncio.gather(*(keeper.stop() for keeper in group))
+            ends = await asyncio.gather(*(k.stop() for k in group), return_exceptions=True)
+            for keeper, end in zip(group, ends, strict=True):
+                if end is not None:
+                    log.error("%s: %s", keeper.role.name, end)
 
 
 async def _both(first: Awaitable[str], second: Awaitable[str]) -> Sequence[str]:

@@ -61,12 +61,13 @@ class Unknown(Exception):
 class _Pending:
     """A command on its way: its reply, and whether it has left."""
 
-    __slots__ = ("future", "packed", "sent")
+    __slots__ = ("future", "packed", "sent", "since")
 
     def __init__(self, packed: bytes, future: asyncio.Future[Any]) -> None:
         self.packed = packed
         self.future = future
         self.sent = False
+        self.since = asyncio.get_running_loop().time()
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
@@ -128,6 +129,11 @@ class _Link:
                 if not future.done():
                     future.set_result(reply)
 
+    def silent_s(self) -> float:
+        """Return how long the oldest command without a reply has waited for it."""
+        queue = self._waiting or self._unsent
+        return asyncio.get_running_loop().time() - queue[0].since if queue else 0.0
+
     def lose(self, why: str) -> None:
         """Give the connection up: what was sent is unknown, what was not may be sent again."""
         if self.lost:
@@ -148,8 +154,8 @@ class _Link:
 class Wire:
     """A multiplexed connection, made when first needed and again after each loss.
 
-    `attempt_timeout_s` bounds one send and its reply; a reply that is late costs the connection,
-    since everything behind it would be late too.
+    `attempt_timeout_s` bounds one send and its reply; a reply as late as that costs the connection,
+    since everything behind it would be late too. Whoever has less time gives up alone.
     """
 
     def __init__(self, url: str, *, attempt_timeout_s: float = 1.0) -> None:
@@ -184,7 +190,7 @@ class Wire:
                 return await future
         except TimeoutError:
             sent = pending is not None and pending.sent
-            if link is not None:
+            if link is not None and link.silent_s() >= self._attempt_timeout_s:
                 link.lose("no reply in time")
             raise (Unknown if sent else NotExecuted)("no reply in time") from None
 

@@ -26,10 +26,11 @@ from service.redis_store import Meta, RedisStore
 log = logging.getLogger("onsale.writer")
 
 _ENTRIES_MAX = 256
-_BLOCK_MS = 1_000
+_BLOCK_MS = 500
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0
 _TRIM_EVERY_S = 1.0
+_LOOK_EVERY_S = 1.0
 _CLOSED_PATIENCE_S = 3.0
 
 Raw = Mapping[int, Sequence[tuple[str, dict[str, str]]]]
@@ -84,20 +85,21 @@ class Writer:
             pause = min(2 * pause, _PAUSE_MAX_S)
 
     async def _follow(self, ledger: Ledger) -> None:
-        """Look around, then carry over whatever comes; look around again when nothing does."""
+        """Look around, and every second again, however busy; carry over whatever comes."""
         last_commit = -self._linger_s
-        await self._look_around(ledger)
+        look_at = self._clock()
         while True:
+            if self._clock() >= look_at:
+                await self._look_around(ledger)
+                look_at = self._clock() + _LOOK_EVERY_S
             after = self._readable()
             if not after:
-                await self._sleep(_PAUSE_MAX_S / 4)
-                await self._look_around(ledger)
+                await self._sleep(_LOOK_EVERY_S / 4)
                 continue
             raw: Raw = await self._redis.read_outboxes(
                 after, block_ms=_BLOCK_MS, count=_ENTRIES_MAX
             )
             if not raw:
-                await self._look_around(ledger)
                 continue
             early = last_commit + self._linger_s - self._clock()
             if early > 0 and all(len(entries) < _ENTRIES_MAX for entries in raw.values()):
@@ -118,16 +120,21 @@ class Writer:
     async def _apply(self, ledger: Ledger, raw: Raw) -> None:
         """Record what was read; where one partition's part is refused, record the others' alone."""
         entries: dict[int, list[Entry]] = {}
+        unreadable: dict[int, str] = {}
         for partition, found in raw.items():
             try:
-                entries[partition] = [outbox.decode(*entry) for entry in found]
+                for raw_entry in found:
+                    entry = outbox.decode(*raw_entry)
+                    entries.setdefault(partition, []).append(entry)
             except CorruptEntryError as error:
-                self._stop(partition, str(error))
+                unreadable[partition] = str(error)
         try:
             await self._commit(ledger, entries)
         except (LineageError, RefusedChangeError):
             for partition, of_partition in entries.items():
                 await self._apply_singly(ledger, partition, of_partition)
+        for partition, why in unreadable.items():
+            self._stop(partition, why)
 
     async def _apply_singly(self, ledger: Ledger, partition: int, entries: list[Entry]) -> None:
         """Record one partition's entries one by one, so that the one that is wrong can be named."""

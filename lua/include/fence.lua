@@ -1,7 +1,8 @@
 -- The fence: nothing runs unless this partition is open in the epoch that the script was loaded for.
--- The epoch stands in the text, so that each epoch's scripts have digests of their own and a node
--- that still caches older ones cannot be taken for this epoch's.
-local EPOCH = '@EPOCH@'
+-- Partition and epoch stand in the text, so that the scripts of each have digests of their own: a
+-- node that still caches older ones cannot be taken for this epoch's, and one partition's handshake
+-- loads nothing that another's calls would find.
+local EPOCH = '@EPOCH@' -- of partition @PARTITION@
 
 -- Redis's own clock in microseconds since 1970, as text: a number of sixteen digits survives in
 -- Lua, but `..` would print it as 1.7e+15.

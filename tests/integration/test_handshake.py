@@ -290,6 +290,35 @@ class TestVerdicts:
         await valkey.hset(META, mapping={"open": "0", "next": "20 somebody"})
         assert await handshake.run() == Opened(21)
 
+    async def test_a_handshake_of_one_partition_loads_no_script_of_another(
+        self, stores: Stores, valkey: Client
+    ) -> None:
+        """Two partitions at the same epoch number: each notices for itself that Redis restarted."""
+        settings = Settings(
+            redis_url=stores.redis_url, database_url=stores.postgresql_url, partitions=2
+        )
+        store = RedisStore(stores.redis_url)
+        first, second = make_handshakes(settings, store, "test").values()
+        assert await first.run() == await second.run() == Opened(1)
+        await valkey.script_flush()
+        assert await first.run() == Opened(2)
+        await valkey.script_flush()
+        assert await second.run() == Opened(2)
+        assert not await store.scripts_loaded(0, 2)
+        assert await first.run() == Opened(3)
+        await store.aclose()
+
+    async def test_an_outbox_id_that_no_script_wrote_keeps_the_partition_closed(
+        self, handshake: Handshake, valkey: Client
+    ) -> None:
+        """It is named, and the handshake comes to its verdict all the same."""
+        assert await handshake.run() == Opened(1)
+        await valkey.xadd(OUTBOX, {"v": "1"}, "99-0")
+        await valkey.script_flush()
+        result = await handshake.run()
+        assert isinstance(result, StaysClosed)
+        assert "outbox entry '99-0'" in result.reason
+
 
 class TestAdoption:
     """Workers that were fenced together settle on one epoch."""

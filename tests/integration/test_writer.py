@@ -1,6 +1,7 @@
 """The writer on real stores: killed anywhere it repeats nothing and skips nothing."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from service import ledger, outbox
 from service.app import Worker, make_handshakes, make_writer
 from service.engine import Engine
 from service.errors import LineageError, Problem
+from service.handshake import Opened
 from service.keys import partition_keys
 from service.ledger import Ledger
 from service.lineage import Position
@@ -138,6 +140,25 @@ class TestRecording:
             await asyncio.gather(*(engine.book(event_id, str(user)) for user in range(100, 400)))
             await eventually(lambda: is_recorded(record, valkey))
         await check_record(record, valkey, event_id)
+
+    async def test_a_partition_that_begins_late_is_recorded_beside_a_busy_one(
+        self, stores: Stores, record: Record, valkey: Client
+    ) -> None:
+        """The writer looks around by the clock, not only when nothing comes."""
+        settings = Settings(
+            redis_url=stores.redis_url, database_url=stores.postgresql_url, partitions=2
+        )
+        handshakes = make_handshakes(settings, store := RedisStore(stores.redis_url), "test")
+        assert await handshakes[0].run() == Opened(1)
+        async with writing(settings):
+            await eventually(lambda: _cursor_is(record, 0, 1))
+            busy = asyncio.create_task(_keep_busy(valkey))
+            assert await handshakes[1].run() == Opened(1)
+            await eventually(lambda: _cursor_is(record, 1, 1))
+            assert not busy.done()
+            busy.cancel()
+            await asyncio.gather(busy, return_exceptions=True)
+        await store.aclose()
 
     async def test_it_catches_up_by_itself_when_postgresql_was_away(
         self,
@@ -304,6 +325,21 @@ class TestRefusal:
         assert "outbox entry 1-" in caplog.text
         assert await record.fetchval("SELECT count(*) FROM journal WHERE user_id = 'behind'") == 0
 
+    async def test_what_comes_before_an_entry_that_cannot_be_read_is_recorded(
+        self, settings: Settings, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """Read in one go with it, the good ones are committed before the partition stops."""
+        await changed(engine)
+        await engine.book(1, "before")
+        await self._forge(valkey, 0, "booked")
+        async with writing(settings):
+
+            async def recorded() -> bool:
+                found = "SELECT count(*) FROM journal WHERE user_id = 'before'"
+                return bool(await record.fetchval(found) == 1)
+
+            await eventually(recorded)
+
     async def test_a_hole_in_the_outbox_closes_the_partition(
         self, settings: Settings, engine: Engine, valkey: Client
     ) -> None:
@@ -410,3 +446,19 @@ def _arm(patched: pytest.MonkeyPatch, point: str) -> None:
         patched.setattr(Application, "_counters", die)
     if point == "before the watermark":
         patched.setattr(RedisStore, "raise_watermark", die)
+
+
+async def _cursor_is(record: Record, partition: int, seq: int) -> bool:
+    found = "SELECT seq FROM cursors WHERE partition = $1"
+    return bool(await record.fetchval(found, partition) == seq)
+
+
+async def _keep_busy(valkey: Client) -> None:
+    """Append an opening to partition 0 every few milliseconds."""
+    for seq in itertools.count(2):
+        details = '{"name":"busy","totalTickets":1}'
+        change = f"opened {2 * seq} - {details}"
+        fields = {"v": "1", "at": "1", "first": str(seq), "changes": change}
+        await valkey.xadd(OUTBOX, fields, f"1-{seq}")
+        await valkey.hset(META, "seq", str(seq))
+        await asyncio.sleep(0.01)

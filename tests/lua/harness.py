@@ -83,7 +83,7 @@ class Backend:
         """Load the serving scripts of an epoch; return their digests by name."""
         if (epoch, mutation) not in self._loaded:
             shas = {}
-            for name, script in scripts.serving_scripts(epoch).items():
+            for name, script in scripts.serving_scripts(0, epoch).items():
                 text = mutation.apply(name, script.text) if mutation else script.text
                 shas[name] = str(self.client.script_load(self._text(text)))
             self._loaded[epoch, mutation] = shas
