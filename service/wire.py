@@ -28,6 +28,10 @@ from redis.exceptions import (
 
 Reply = list[str]
 
+_SILENT = 0.9
+"""The part of an attempt's time without a reply after which the connection counts as lost: a
+caller's clock starts a little before its command's."""
+
 _NOT_EXECUTED = (
     "MOVED",
     "ASK",
@@ -190,7 +194,7 @@ class Wire:
                 return await future
         except TimeoutError:
             sent = pending is not None and pending.sent
-            if link is not None and link.silent_s() >= self._attempt_timeout_s:
+            if link is not None and link.silent_s() >= _SILENT * self._attempt_timeout_s:
                 link.lose("no reply in time")
             raise (Unknown if sent else NotExecuted)("no reply in time") from None
 

@@ -11,7 +11,8 @@ import pytest
 from service.app import Worker
 from service.engine import Engine
 from service.errors import Problem
-from service.keys import partition_keys
+from service.keys import event_keys, partition_keys
+from service.ledger import Ledger
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores
@@ -222,6 +223,75 @@ class TestEvents:
         assert [b.position for b in bookings[20:]] == list(range(1, 281))
         found = await engine.event(event.event_id)
         assert (found.available, found.waiting) == (0, 280)
+
+    async def test_two_workers_do_not_take_a_slow_load_from_each_other(
+        self,
+        stores: Stores,
+        engine: Engine,
+        redis_store: RedisStore,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """PostgreSQL sorts for longer than a silent loader is waited for; both get the event."""
+        settings = Settings(
+            redis_url=stores.redis_url,
+            database_url=stores.postgresql_url,
+            request_deadline_ms=12_000,
+        )
+        async with writing(settings):
+            event = await engine.initialize("Event Name", 2)
+            await engine.book(event.event_id, "a")
+            await _all_recorded(record, redis_store)
+            await valkey.flushall()
+            users = Ledger.users
+
+            async def slow(self: Ledger, event_id: int, *, count: int) -> AsyncIterator[Any]:
+                await self._connection.execute("SELECT pg_sleep(2.5)")
+                async for page in users(self, event_id, count=count):
+                    yield page
+
+            monkeypatch.setattr(Ledger, "users", slow)
+            async with Worker(settings) as one, Worker(settings) as other:
+                async with asyncio.timeout(6):
+                    found = await asyncio.gather(
+                        one.user(event.event_id, "a"), other.user(event.event_id, "a")
+                    )
+            assert [state.status for state in found] == ["booked", "booked"]
+
+    @pytest.mark.usefixtures("writer")
+    async def test_a_load_is_of_the_epoch_in_which_the_event_was_missed(
+        self, settings: Settings, engine: Engine
+    ) -> None:
+        """A snapshot that outlived its epoch brings nothing into the next one."""
+        async with Worker(settings) as running:
+            event = await engine.initialize("Event Name", 2)
+            await running.ready()
+            partition = running._partitions[0]
+            keys = [partition.keys.meta, *event_keys(0, event.event_id + 1)]
+            deadline = asyncio.get_running_loop().time() + 5
+            arguments = ("begin", "token", 1)
+            begun = await partition.once("load_event", keys, arguments, deadline, epoch=1)
+            assert begun.words == ["BEGUN"]
+            with pytest.raises(Problem) as caught:
+                await partition.once("load_event", keys, arguments, deadline, epoch=2)
+            assert caught.value.code == "unavailable"
+
+    @pytest.mark.usefixtures("stores")
+    async def test_loads_that_wait_for_the_writer_keep_nobody_from_the_record(
+        self, engine: Engine, record: Record
+    ) -> None:
+        """Ten drawn events are asked for while no writer runs; another is opened meanwhile."""
+        rows = await record.fetch(
+            "INSERT INTO events (name, capacity) SELECT 'x', 1 FROM generate_series(1, 10)"
+            " RETURNING id"
+        )
+        asking = [asyncio.ensure_future(engine.event(row["id"])) for row in rows]
+        await asyncio.wait(asking, timeout=0.3)
+        assert (await engine.initialize("Event Name", 1)).capacity == 1
+        for result in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(result, Problem)
+            assert result.code == "unavailable"
 
     async def test_an_event_is_not_loaded_from_a_record_that_lags_behind(
         self, settings: Settings, engine: Engine, record: Record, valkey: Client

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -173,6 +174,30 @@ def test_a_role_that_dies_is_started_again(up: Up, role: str) -> None:
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert f"{role} was ended by SIGKILL" in stderr
     up.assert_nothing_left()
+
+
+def apis(up: Up) -> set[int]:
+    """Return the API workers by pid."""
+    return {pid for pid, role in up.roles().items() if role == "api"}
+
+
+def other_apis(up: Up, before: set[int]) -> set[int]:
+    """Return the API workers that were not there before."""
+    return apis(up) - before
+
+
+def test_a_role_is_kept_running_without_its_pid_file(up: Up) -> None:
+    """The run directory has gone (a full disk is no better): roles live on and end in order."""
+    process = up.serving()
+    shutil.rmtree(up.data / "run")
+    for _ in range(2):
+        before = apis(up)
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        eventually(partial(other_apis, up, before), "another api")
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    assert not up.roles()
 
 
 def test_a_connection_outlives_the_worker(up: Up) -> None:

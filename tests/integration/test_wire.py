@@ -144,6 +144,20 @@ async def test_a_caller_that_gives_up_gets_nobody_elses_reply(wire: Wire, valkey
     assert await wire.call("ECHO", "after") == "after"
 
 
+async def test_a_caller_with_less_time_gives_up_alone(wire: Wire, valkey: Redis) -> None:
+    """Its time is past, the connection's is not: the others get their replies."""
+    async with asyncio.TaskGroup() as group:
+        holds = group.create_task(wire.call("BLPOP", "list", 0))
+        await blocked(valkey)
+        stays = group.create_task(wire.call("ECHO", "mine"))
+        with pytest.raises(Unknown):
+            await wire.call("ECHO", "hurried", timeout_s=0.05)
+        await valkey.rpush("list", "x")
+    assert holds.result() == ["list", "x"]
+    assert stays.result() == "mine"
+    assert await wire.call("ECHO", "after") == "after"
+
+
 async def test_a_caller_that_gives_up_with_an_error_disturbs_nobody(
     wire: Wire, valkey: Redis
 ) -> None:
