@@ -31,7 +31,7 @@ check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/unit tests/architecture
 
-bench: .venv/.dev ## Measure bookings per second on this machine
+bench: .venv/.dev ## Measure positions among a million waiters (40 s)
 	$(BIN)/python loadtests/bench_positions.py
 
 lock: .venv/.dev ## Write requirements/*.txt anew from pyproject.toml
