@@ -1,33 +1,27 @@
-"""One worker's view of one partition: its epoch, and calls that have one effect and one reply.
+"""One worker's calls of one partition: each has one effect and one reply.
 
 A call of a changing script is numbered and sent again, the same, until its reply is known, its
 deadline is past, or its epoch has ended; the script remembers the last one. What may have happened
 and cannot be found out is answered `outcome_unknown`, never guessed. A Redis that lost its scripts,
-fences this worker or went back in time asks for a handshake, during which calls wait.
+fences this worker or went back in time asks for a handshake (`opening`), during which calls wait.
 """
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from redis.exceptions import RedisError
-
-from service import scripts
 from service.errors import Problem
-from service.handshake import Handshake, HandshakeImpossible, Opened
+from service.handshake import Handshake
 from service.keys import partition_keys
-from service.lineage import NOWHERE, Position
+from service.lineage import Position
+from service.opening import Opening, Serving
 from service.redis_store import RedisStore
 from service.wire import MissingScript, NotExecuted, OutOfMemory, Unknown, Wire
-
-log = logging.getLogger("onsale.partition")
 
 _HEADER = 5
 _PAUSE_S = 0.02
 _PAUSE_MAX_S = 0.5
-_LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +31,6 @@ class Reply:
     last: Position
     clock: int
     words: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Serving:
-    epoch: int
-    scripts: dict[str, scripts.Script]
 
 
 @dataclass(slots=True)
@@ -76,31 +64,19 @@ class Partition:
         self.number = number
         self.keys = partition_keys(number)
         self._wire = wire
-        self._redis = redis
-        self._handshake = handshake
+        self._opening = Opening(number, redis, handshake, self._tidy)
         self._worker = worker
         self._numbers: dict[str, int] = {}
-        self._serving: _Serving | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._stopped = False
         self._tidied = False
-        self._closed_because = ""
-        self._look_again_at = 0.0
-        self._trouble = ""
-        self._seen = NOWHERE
         self._clock_ahead_us = 0
 
     def start(self) -> None:
         """Begin to open, in the background."""
-        if self._opening is None and self._serving is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+        self._opening.start()
 
     async def stop(self) -> None:
         """End what runs in the background; calls from here on are `unavailable`."""
-        self._stopped = True
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        await self._opening.stop()
 
     async def change(
         self, script: str, keys: Sequence[str], arguments: Sequence[str | int], deadline: float
@@ -114,7 +90,7 @@ class Partition:
         fate = _Fate(f"{self._worker}:{script}", self._numbers[script])
         try:
             while True:
-                serving = await self._served(deadline)
+                serving = await self._opening.served(deadline)
                 if fate.unknown_in not in (None, serving.epoch):
                     raise Problem("outcome_unknown")
                 fate.latest = fate.latest or self._redis_clock(deadline)
@@ -147,7 +123,7 @@ class Partition:
         """
         fate = _Fate("", 0)
         while True:
-            serving = await self._served(deadline)
+            serving = await self._opening.served(deadline)
             reply = await self._attempt(serving, script, keys, arguments, deadline, fate)
             if reply is None:
                 continue
@@ -169,7 +145,7 @@ class Partition:
 
         Raises Problem `unavailable` when it may not have run, `closed`.
         """
-        serving = await self._served(deadline)
+        serving = await self._opening.served(deadline)
         if serving.epoch != epoch:
             raise Problem("unavailable")
         reply = await self._attempt(serving, script, keys, arguments, deadline, _Fate("", 0))
@@ -181,7 +157,7 @@ class Partition:
 
     async def _attempt(
         self,
-        serving: _Serving,
+        serving: Serving,
         script: str,
         keys: Sequence[str],
         arguments: Sequence[str | int],
@@ -198,16 +174,16 @@ class Partition:
         try:
             return await self._evaluate(serving, script, keys, arguments, deadline - loop.time())
         except MissingScript:
-            self._lost(serving)
+            self._opening.lost(serving)
             return None
         except OutOfMemory as error:
-            self._note(str(error))
+            self._opening.note(str(error))
             raise Problem("unavailable", "Redis has no memory left.") from error
         except NotExecuted as error:
-            self._note(str(error))
+            self._opening.note(str(error))
         except Unknown as error:
             fate.unknown_in = serving.epoch
-            self._note(str(error))
+            self._opening.note(str(error))
         pause = min(_PAUSE_S * 2**fate.attempts, _PAUSE_MAX_S)
         fate.attempts += 1
         await asyncio.sleep(max(0.0, min(pause, deadline - loop.time())))
@@ -215,7 +191,7 @@ class Partition:
 
     async def _evaluate(
         self,
-        serving: _Serving,
+        serving: Serving,
         script: str,
         keys: Sequence[str],
         arguments: Sequence[str | int],
@@ -236,111 +212,24 @@ class Partition:
         """
         return max(0, int(at * 1e6) + self._clock_ahead_us)
 
-    def _accept(self, serving: _Serving, reply: list[str]) -> Reply | None:
+    def _accept(self, serving: Serving, reply: list[str]) -> Reply | None:
         """Take a reply; None when Redis went back behind one that this worker has seen."""
         last = Position(serving.epoch, int(reply[2]))
-        if last < self._seen:
-            log.error(
-                "p%02d: Redis went back from %s to %s",
-                self.number,
-                self._seen.entry_id,
-                last.entry_id,
-            )
-            self._lost(serving)
+        if not self._opening.saw(serving, last):
             return None
-        self._seen = last
         return Reply(last, int(reply[3]), reply[_HEADER:])
 
-    def _refused(self, serving: _Serving, reply: list[str]) -> None:
+    def _refused(self, serving: Serving, reply: list[str]) -> None:
         """UNINIT or FENCED: nothing was done. A partition that stays closed says why."""
         if reply[0] == "FENCED" and reply[4]:
-            self._stays_closed(reply[4])
-        self._lost(serving)
+            self._opening.stays_closed(reply[4])
+        self._opening.lost(serving)
 
-    def _lost(self, serving: _Serving) -> None:
-        if self._serving is serving:
-            self._serving = None
-
-    async def _served(self, deadline: float) -> _Serving:
-        """Return the epoch to call in, once there is one. Raises Problem."""
-        if self._serving is not None:
-            return self._serving
-        loop = asyncio.get_running_loop()
-        if self._closed_because and loop.time() < self._look_again_at:
-            raise Problem("closed", self._closed_because)
-        while loop.time() < deadline and not self._stopped:
-            self.start()
-            if self._opening is not None:
-                await asyncio.wait({self._opening}, timeout=deadline - loop.time())
-            if self._serving is not None:
-                return self._serving
-            if self._closed_because:
-                raise Problem("closed", self._closed_because)
-        raise Problem("unavailable")
-
-    async def _open(self) -> None:
-        """Handshake until the partition serves, or stays closed."""
-        pause = _PAUSE_S
-        try:
-            while True:
-                try:
-                    if self._closed_because and await self._is_still_closed():
-                        self._stays_closed(self._closed_because)
-                        return
-                    result = await self._handshake.run(self._seen)
-                except (
-                    HandshakeImpossible,
-                    RedisError,
-                    OSError,
-                    TimeoutError,
-                ) as error:
-                    self._note(str(error) or type(error).__name__)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, _PAUSE_MAX_S)
-                    continue
-                except Exception:  # whatever is wrong, it is tried again, and never in a spin
-                    log.exception("p%02d: the handshake failed", self.number)
-                    await asyncio.sleep(_PAUSE_MAX_S)
-                    continue
-                if isinstance(result, Opened):
-                    self._opened(result.epoch)
-                    await self._tidy()
-                else:
-                    self._stays_closed(result.reason)
-                return
-        finally:
-            self._opening = None
-
-    async def _is_still_closed(self) -> bool:
-        """Whether what made this partition stay closed still stands; asks for no handshake."""
-        meta = await self._redis.meta(self.number)
-        return meta is not None and not meta.open and not meta.next and bool(meta.reason)
-
-    def _opened(self, epoch: int) -> None:
-        log.info("p%02d: serving in epoch %d", self.number, epoch)
-        self._serving = _Serving(epoch, scripts.serving_scripts(self.number, epoch))
-        self._closed_because = self._trouble = ""
-        if self._seen.epoch != epoch:
-            self._seen = Position(epoch, 0)
-
-    async def _tidy(self) -> None:
+    async def _tidy(self, serving: Serving) -> None:
         """At a worker's start, at best effort: forget callers that have long gone."""
-        if self._tidied or self._serving is None:
+        if self._tidied:
             return
         self._tidied = True
+        keys = [self.keys.meta, self.keys.calls]
         with contextlib.suppress(NotExecuted, Unknown):
-            await self._evaluate(
-                self._serving, "forget_callers", [self.keys.meta, self.keys.calls], (), 1.0
-            )
-
-    def _stays_closed(self, reason: str) -> None:
-        if self._closed_because != reason:
-            log.error("p%02d: stays closed: %s", self.number, reason)
-        self._closed_because = reason
-        self._look_again_at = asyncio.get_running_loop().time() + _LOOK_AGAIN_S
-
-    def _note(self, trouble: str) -> None:
-        """Say a trouble once, not at each attempt."""
-        if trouble != self._trouble:
-            log.warning("p%02d: %s", self.number, trouble)
-        self._trouble = trouble
+            await self._evaluate(serving, "forget_callers", keys, (), 1.0)

@@ -14,7 +14,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("words", "__init__ errors models settings keys lineage resources"),
     ("tools", "scripts batcher wire migrations processes rundir"),
     ("stores", "outbox redis_store record ledger"),
-    ("domain", "verdicts handshake partition loader lanes engine writer"),
+    ("domain", "verdicts handshake opening partition loader lanes engine writer"),
     ("edge", "bodies handlers openapi http1"),
     ("composition", "app embedded supervisor cli __main__ probes listener welcome"),
 )
