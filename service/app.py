@@ -6,7 +6,6 @@ The one place that turns exceptions into problem answers.
 import asyncio
 import contextlib
 import gc
-import logging
 import re
 import secrets
 import signal
@@ -14,6 +13,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
 
+import structlog
 import uvicorn
 import uvloop
 from starlette.applications import Starlette
@@ -38,7 +38,7 @@ from service.settings import Settings
 from service.wire import Wire
 from service.writer import Writer
 
-log = logging.getLogger("onsale")
+log = structlog.stdlib.get_logger("onsale")
 
 _KEEP_ALIVE_S = 75
 _DRAIN_S = 5
@@ -111,14 +111,13 @@ def serve_api(settings: Settings, fd: int | None) -> None:
 
     Raises AddressError when the address cannot be had.
     """
-    _log_to_stderr()
     config = uvicorn.Config(
         make_app(settings),
         loop="uvloop",
         http=Http1,
         ws="none",
         lifespan="on",
-        access_log=False,
+        access_log=settings.access_log,
         proxy_headers=False,
         server_header=False,
         log_config=None,
@@ -133,7 +132,6 @@ def serve_api(settings: Settings, fd: int | None) -> None:
 
 def run_writer(settings: Settings) -> None:
     """Carry the outbox into the record until SIGTERM or SIGINT."""
-    _log_to_stderr()
     uvloop.run(_write(settings))
 
 
@@ -217,11 +215,5 @@ async def _disconnected(_: Request, __: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
     return problem_answer(Problem("internal_error"))
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )

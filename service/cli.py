@@ -77,6 +77,7 @@ def up() -> None:
     settings = _settings()
     from service import supervisor  # noqa: PLC0415  # heavy
 
+    _log(settings, "up")
     try:
         sys.exit(supervisor.up(settings))
     except (supervisor.StartError, AlreadyRunningError, AddressError) as error:
@@ -94,6 +95,7 @@ def api(fd: int | None) -> None:
     settings = _settings()
     from service.app import serve_api  # noqa: PLC0415  # heavy
 
+    _log(settings, "api")
     serve_api(settings, fd)
 
 
@@ -103,6 +105,7 @@ def writer() -> None:
     settings = _settings()
     from service.app import run_writer  # noqa: PLC0415  # heavy
 
+    _log(settings, "writer")
     run_writer(settings)
 
 
@@ -172,6 +175,18 @@ def _settings() -> "Settings":
     from service.settings import load_settings  # noqa: PLC0415  # heavy
 
     return load_settings()
+
+
+def _log(settings: "Settings", command: str) -> None:
+    """Log as the settings say; a role that `onsale up` started has its name from there."""
+    from service import logs  # noqa: PLC0415  # heavy
+
+    logs.configure(
+        level=settings.log_level,
+        format_=settings.log_format,
+        role=settings.role or command,
+        per_request=settings.access_log,
+    )
 
 
 def _running(settings: "Settings") -> Service | None:

@@ -9,11 +9,12 @@ Here are the verdicts begin, continue and rebuild, adoption, and resumption; eve
 closed. A rebuild leaves Redis empty: each event comes back by the load script when it is asked for.
 """
 
-import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+import structlog
 
 from service.errors import ConfigurationError, CorruptEntryError
 from service.ledger import UNAVAILABLE, Ledger
@@ -24,7 +25,7 @@ from service.redis_store import Closed, Meta, RedisStore
 from service.settings import Durability
 from service.verdicts import decide, died_between, promised_epoch
 
-log = logging.getLogger("onsale.handshake")
+log = structlog.stdlib.get_logger("onsale.handshake")
 
 _NEEDED = {
     "fsync": {
@@ -157,10 +158,10 @@ class Handshake:
         if meta and (epoch := died_between(meta, lineage)):
             next_ = f"{epoch.epoch} {self._token()}"
             log.info(
-                "p%02d: resuming epoch %d (%s)",
-                self.partition,
-                epoch.epoch,
-                epoch.verdict,
+                "epoch resumed",
+                partition=self.partition,
+                epoch=epoch.epoch,
+                verdict=epoch.verdict,
             )
             if not await self._redis.resume(self.partition, meta.next, next_):
                 return None
@@ -200,11 +201,11 @@ class Handshake:
             if verdict.name == "rebuild" and decision.recorded:
                 await self._keep_orphans(decision, tail, number)
         log.info(
-            "p%02d: epoch %d, %s: %s",
-            self.partition,
-            number,
-            verdict.name,
-            verdict.reason,
+            "epoch decided",
+            partition=self.partition,
+            epoch=number,
+            verdict=verdict.name,
+            why=verdict.reason,
         )
         if begins is None:
             kept = await self._redis.stay_closed(self.partition, next_, verdict.reason)
@@ -223,7 +224,7 @@ class Handshake:
         ]
         if lost:
             await decision.put_orphans(lost, number)
-            log.error("p%02d: %d changes of Redis are orphans now", self.partition, len(lost))
+            log.error("changes of Redis are orphans now", partition=self.partition, count=len(lost))
 
     async def _finish(self, ledger: Ledger, epoch: Epoch, next_: str) -> Opened | None:
         """Carry a verdict out. Every step may be repeated, by this attempt or the next."""
@@ -282,7 +283,9 @@ class Handshake:
                 tail += entry.changes
                 await awake.touch()
         except CorruptEntryError as error:
-            log.error("p%02d: not kept with the orphans: %s", self.partition, error)  # noqa: TRY400
+            log.error(  # noqa: TRY400  # what is wrong with an entry needs no traceback
+                "not kept with the orphans", partition=self.partition, why=str(error)
+            )
         return tail
 
 

@@ -6,10 +6,11 @@ in a bounded number, and only saves the question to PostgreSQL, after Redis was 
 """
 
 import asyncio
-import logging
 import secrets
 from collections import OrderedDict
 from functools import partial
+
+import structlog
 
 from service.errors import Problem
 from service.keys import event_keys
@@ -17,7 +18,7 @@ from service.ledger import UNAVAILABLE, EventOnRecord, Ledger, LedgerPool, UserO
 from service.lineage import Position
 from service.partition import Partition
 
-log = logging.getLogger("onsale.loader")
+log = structlog.stdlib.get_logger("onsale.loader")
 
 _CHUNK_USERS = 1_000
 _CATCH_UP_S = 10.0
@@ -87,7 +88,9 @@ class Loader:
                     raise self._missed(event_id)
                 await self._carry(ledger, event_id, event, missed_at.epoch)
         except UNAVAILABLE as error:
-            log.warning("event %d cannot be loaded: %s", event_id, error or type(error).__name__)
+            log.warning(
+                "event cannot be loaded", event_id=event_id, why=str(error) or type(error).__name__
+            )
             raise Problem("unavailable") from error
 
     async def _catch_up(self, missed_at: Position) -> None:
@@ -138,15 +141,17 @@ class Loader:
             page = await anext(pages, None)
         if (booked, waiting) != (event.sold, event.waiting):
             log.error(
-                "event %d: the record counts %d sold and %d waiting, and lists %d and %d",
-                event_id, event.sold, event.waiting, booked, waiting,
-            )  # fmt: skip
+                "the record of an event does not add up",
+                event_id=event_id,
+                counted={"sold": event.sold, "waiting": event.waiting},
+                listed={"booked": booked, "waiting": waiting},
+            )
             raise Problem("closed", "The record of this event does not add up.")
         await call(
             "finish", token, event.capacity, event.capacity - booked, waiting, turn + 1,
             event.name, event.created_at, event.updated_at,
         )  # fmt: skip
-        log.info("event %d loaded: %d booked, %d waiting", event_id, booked, waiting)
+        log.info("event loaded", event_id=event_id, booked=booked, waiting=waiting)
 
     async def _call(
         self, event_id: int, epoch: int, step: str, token: str, *arguments: str | int

@@ -6,10 +6,10 @@ new handshake by its requests; `meta` is looked at once a second instead.
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import structlog
 from redis.exceptions import RedisError
 
 from service import scripts
@@ -18,7 +18,7 @@ from service.handshake import Handshake, HandshakeImpossible, Opened
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
 
-log = logging.getLogger("onsale.partition")
+log = structlog.stdlib.get_logger("onsale.partition")
 
 _PAUSE_S = 0.02
 _PAUSE_MAX_S = 0.5
@@ -77,10 +77,10 @@ class Opening:
         """Take note of an R; False when Redis went back behind one that this worker has seen."""
         if last < self._seen:
             log.error(
-                "p%02d: Redis went back from %s to %s",
-                self._number,
-                self._seen.entry_id,
-                last.entry_id,
+                "Redis went back",
+                partition=self._number,
+                seen=self._seen.entry_id,
+                found=last.entry_id,
             )
             self.lost(serving)
             return False
@@ -125,7 +125,7 @@ class Opening:
                     pause = min(2 * pause, _PAUSE_MAX_S)
                     continue
                 except Exception:  # whatever is wrong, it is tried again, and never in a spin
-                    log.exception("p%02d: the handshake failed", self._number)
+                    log.exception("the handshake failed", partition=self._number)
                     await asyncio.sleep(_PAUSE_MAX_S)
                     continue
                 if isinstance(result, Opened):
@@ -142,7 +142,7 @@ class Opening:
         return meta is not None and not meta.open and not meta.next and bool(meta.reason)
 
     async def _opened(self, epoch: int) -> None:
-        log.info("p%02d: serving in epoch %d", self._number, epoch)
+        log.info("serving", partition=self._number, epoch=epoch)
         self._serving = Serving(epoch, scripts.serving_scripts(self._number, epoch))
         self._closed_because = self._trouble = ""
         if self._seen.epoch != epoch:
@@ -152,12 +152,12 @@ class Opening:
     def stays_closed(self, reason: str) -> None:
         """Take note of why nobody is served, and look again in a while."""
         if self._closed_because != reason:
-            log.error("p%02d: stays closed: %s", self._number, reason)
+            log.error("stays closed", partition=self._number, why=reason)
         self._closed_because = reason
         self._look_again_at = asyncio.get_running_loop().time() + _LOOK_AGAIN_S
 
     def note(self, trouble: str) -> None:
         """Say a trouble once, not at each attempt."""
         if trouble != self._trouble:
-            log.warning("p%02d: %s", self._number, trouble)
+            log.warning("cannot serve now", partition=self._number, why=trouble)
         self._trouble = trouble

@@ -7,7 +7,6 @@ of its own, so that a Ctrl-C in the terminal reaches the supervisor alone.
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import time
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import structlog
 
 from service.rundir import RunDirectory
 
@@ -29,7 +29,7 @@ LOG_BYTES_MAX = 16 << 20
 
 STOP_ORDER = ("api", "writer", "valkey", "postgresql")
 
-log = logging.getLogger("onsale.processes")
+log = structlog.stdlib.get_logger("onsale.processes")
 
 
 def _nothing() -> None:
@@ -91,9 +91,7 @@ class Keeper:
         done, _ = await asyncio.wait({self._task}, timeout=self.role.stop_seconds)
         if not done:
             log.warning(
-                "%s did not end in %.0f s; killed",
-                self.role.name,
-                self.role.stop_seconds,
+                "role killed, it did not end", role=self.role.name, within_s=self.role.stop_seconds
             )
             self.kill()
         await self._task
@@ -115,11 +113,11 @@ class Keeper:
             if time.monotonic() - began >= SETTLED_S:
                 delay = BACKOFF_FIRST_S
             log.warning(
-                "%s %s; again in %.1f s (log: %s)",
-                self.role.name,
-                end,
-                delay,
-                self.log_file,
+                "role down",
+                role=self.role.name,
+                why=end,
+                again_in_s=round(delay, 1),
+                log=str(self.log_file),
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
@@ -133,6 +131,7 @@ class Keeper:
         except OSError as error:
             return f"could not be started: {error.strerror or error}"
         self._note_pid(process.pid)
+        log.info("role up", role=self.role.name, pid=process.pid)
         if self._stopping.is_set():
             # The stop came while the process was being made and had nothing to signal.
             self._send(self.role.stop_signal)
@@ -151,7 +150,7 @@ class Keeper:
             else:
                 self._run.write_pid(self.role.name, pid)
         except OSError as error:
-            log.warning("the pid file of %s: %s", self.role.name, error.strerror or error)
+            log.warning("no pid file", role=self.role.name, why=error.strerror or str(error))
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         _set_aside(self.log_file)
@@ -213,7 +212,7 @@ async def stop_leftovers(run: RunDirectory, stop_seconds: float = 15.0) -> None:
     for rank in range(-1, len(STOP_ORDER)):
         group = [(role, process) for role, process in found if _rank(role) == rank]
         for role, process in group:
-            log.warning("stopping %s (pid %d), left by an earlier start", role, process.pid)
+            log.warning("stopping what an earlier start left", role=role, pid=process.pid)
             _signal(process, signal.SIGINT if role == "postgresql" else signal.SIGTERM)
         remaining = await _await_end([process for _, process in group], stop_seconds)
         for process in remaining:

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     linger_ms_max: int = Field(20, ge=0, le=1_000)
     retained_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
 
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "console"] = "auto"
+    access_log: bool = False
+    metrics_dir: Path | None = None
+    role: str = Field("", pattern="^[a-z0-9-]{0,32}$")
+
     @model_validator(mode="after")
     def _local_unless_allowed(self) -> "Settings":
         if not self.allow_remote and not _is_loopback(self.host):

@@ -7,7 +7,6 @@ out; after an orderly end nothing is left but data and logs.
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -16,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from service import migrations
 from service.embedded import (
@@ -38,7 +39,7 @@ POLL_SECONDS = 0.05
 REFUSED_SETTING = 2
 """The exit code of a role that met a ConfigurationError."""
 
-log = logging.getLogger("onsale.supervisor")
+log = structlog.stdlib.get_logger("onsale.supervisor")
 
 
 class StartError(Exception):
@@ -63,7 +64,6 @@ def up(settings: Settings, plan: Plan | None = None) -> int:
     Raises StartError, AlreadyRunningError or ConfigurationError, all with a line for the terminal,
     when everything that was started has been stopped again.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return asyncio.run(Supervisor(settings, plan or DEFAULT_PLAN).serve())
 
 
@@ -108,7 +108,7 @@ class Supervisor:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
-            log.info("%s: stopping; once more kills", number.name)
+            log.info("stopping; once more kills", signal=number.name)
             self._stopping.set()
             return
         self._killed = True
@@ -126,7 +126,7 @@ class Supervisor:
         taken.callback(remove_sockets, sockets)
         taken.push_async_callback(self._stop_all, listener)
         redis, postgresql = self._plan.stores(self._settings, run, sockets)
-        log.info("starting the stores in %s", run.data)
+        log.info("starting", data=str(run.data))
         versions = await _both(self._start_store(redis), self._start_store(postgresql))
         await self._migrate(postgresql.url)
         service = Service(os.getpid(), http_url(listener), redis.url, postgresql.url)
@@ -202,7 +202,7 @@ class Supervisor:
             ends = await asyncio.gather(*(k.stop() for k in group), return_exceptions=True)
             for keeper, end in zip(group, ends, strict=True):
                 if end is not None:
-                    log.error("%s: %s", keeper.role.name, end)
+                    log.error("role not stopped in order", role=keeper.role.name, why=str(end))
 
 
 async def _both(first: Awaitable[str], second: Awaitable[str]) -> Sequence[str]:
@@ -236,7 +236,7 @@ async def migrate(url: str, run: RunDirectory) -> None:
     """Apply what is pending under `sql/`."""
     environment = child_environment(run, "migrate")
     for line in (await migrations.migrate_up(url, sql_directory(), environment)).splitlines():
-        log.info("migration: %s", line)
+        log.info("migration", what=line)
 
 
 def worker_roles(settings: Settings, service: Service, listener: socket.socket) -> Sequence[Role]:

@@ -10,9 +10,9 @@ A change that PostgreSQL refuses, or an entry that cannot be read, stops its par
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import structlog
 from redis.exceptions import RedisError
 
 from service import outbox
@@ -23,7 +23,7 @@ from service.lineage import NOWHERE, Position
 from service.outbox import Entry
 from service.redis_store import Meta, RedisStore
 
-log = logging.getLogger("onsale.writer")
+log = structlog.stdlib.get_logger("onsale.writer")
 
 _ENTRIES_MAX = 256
 _BLOCK_MS = 500
@@ -181,7 +181,7 @@ class Writer:
         Entries that were read before a handshake ended their epoch are none of the record's. A hole
         in the outbox is there the second time as well.
         """
-        log.warning("p%02d: %s", partition, error)
+        log.warning("entries do not follow the record", partition=partition, why=str(error))
         at = await ledger.cursor(partition)
         if at < self._committed[partition]:
             return await self._shake_hands(partition, seen=self._committed[partition])
@@ -196,8 +196,9 @@ class Writer:
     def _stop(self, partition: int, why: str) -> None:
         """Nothing is skipped by itself: the partition waits for an operator and a restart."""
         self._stopped[partition] = why
-        log.critical("p%02d: THE WRITER HAS STOPPED, nothing is recorded any more: %s",
-                     partition, why)  # fmt: skip
+        log.critical(
+            "THE WRITER HAS STOPPED, nothing is recorded any more", partition=partition, why=why
+        )
 
     async def _after_commit(self, ledger: Ledger, partitions: Sequence[int]) -> None:
         for partition in partitions:
@@ -206,13 +207,13 @@ class Writer:
                 if recorded.epoch:
                     await self._redis.raise_watermark(partition, recorded)
             except (RedisError, OSError) as error:
-                log.debug("p%02d: the watermark was not raised: %s", partition, error)
+                log.debug("the watermark was not raised", partition=partition, why=str(error))
         if self._clock() >= self._trim_at:
             self._trim_at = self._clock() + _TRIM_EVERY_S
             try:
                 await self._trim(ledger)
             except (RedisError, *UNAVAILABLE) as error:
-                log.debug("nothing was trimmed: %s", error)
+                log.debug("nothing was trimmed", why=str(error))
 
     async def _trim(self, ledger: Ledger) -> None:
         """Keep a tail of recorded changes, by bytes; drop what is on record and older."""
@@ -243,7 +244,7 @@ class Writer:
             if meta is not None and meta.reason and not meta.open:
                 self._held.add(partition)
             elif wrong:
-                log.warning("p%02d: %s", partition, wrong)
+                log.warning("the stores disagree", partition=partition, why=wrong)
                 await self._shake_hands(partition, seen=max(recorded, committed))
 
     def _disagreement(
@@ -275,11 +276,11 @@ class Writer:
             return
         self._closed_since.pop(partition, None)
         if isinstance(result, StaysClosed):
-            log.error("p%02d: stays closed: %s", partition, result.reason)
+            log.error("stays closed", partition=partition, why=result.reason)
             self._held.add(partition)
 
     def _note(self, trouble: str) -> None:
         """Say a trouble once, not at each attempt."""
         if trouble != self._trouble:
-            log.warning("%s", trouble)
+            log.warning("cannot write now", why=trouble)
         self._trouble = trouble

@@ -13,7 +13,10 @@ import pytest
 import redis
 from redis.asyncio import Redis
 
+from service import logs
 from tests.servers import Servers, fresh_database
+
+logs.route()  # without a handler: pytest's own collects what is logged
 
 Client = Any
 """A client of Redis: redis-py types every text as text or bytes."""

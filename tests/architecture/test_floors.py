@@ -12,7 +12,7 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 FLOORS: tuple[tuple[str, str], ...] = (
     ("words", "__init__ errors models settings keys lineage resources"),
-    ("tools", "scripts batcher wire migrations processes rundir"),
+    ("tools", "logs scripts batcher wire migrations processes rundir"),
     ("stores", "outbox redis_store record ledger"),
     ("domain", "verdicts handshake opening partition loader lanes engine writer"),
     ("edge", "bodies handlers openapi http1"),

@@ -171,7 +171,7 @@ class Service:
     def failures(self) -> list[str]:
         """Return the lines of the API's log that tell of a failure."""
         lines = self.api.log.read_text().splitlines()
-        return [line for line in lines if " ERROR " in line or "Traceback" in line]
+        return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ def test_a_role_that_dies_is_started_again(up: Up, role: str) -> None:
     assert up.get() == str(up.pid("api"))
     process.terminate()
     _, stderr = process.communicate(timeout=PATIENCE_S)
-    assert f"{role} was ended by SIGKILL" in stderr
+    assert f'"role": "{role}", "why": "was ended by SIGKILL"' in stderr
     up.assert_nothing_left()
 
 

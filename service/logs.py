@@ -1,0 +1,112 @@
+"""How everything that is logged leaves the process: one line per thing that matters, on stderr.
+
+JSON unless a person reads along. Whatever other libraries log takes the same way. Invariant: no
+line holds a password, wherever in it a URL may stand.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import Processor
+
+Format = Literal["auto", "json", "console"]
+
+_PASSWORD_IN_URL = re.compile(r"(://[^\s:/?#@]*):[^\s@]+@")
+_PASSWORD_IN_QUERY = re.compile(r"(?i)\b((?:ssl)?password=)[^\s&'\"]+")
+_FIRST = ("timestamp", "level", "logger", "event")
+_HTTP_NOISE = "Invalid HTTP request received."
+
+
+def without_passwords(text: str) -> str:
+    """Return a text in which the passwords of URLs are three asterisks."""
+    return _PASSWORD_IN_QUERY.sub(r"\1***", _PASSWORD_IN_URL.sub(r"\1:***@", text))
+
+
+def route() -> None:
+    """Send what this package logs into the standard library's logging, where handlers wait."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_enriched(),
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def configure(
+    *, level: str = "info", format_: Format = "auto", role: str = "", per_request: bool = False
+) -> None:
+    """Log to stderr from `level` on; `auto` is for a person on a terminal and JSON elsewhere.
+
+    `role` names this process in each line of JSON. `per_request` lets lines pass that a stranger
+    can cause one by one.
+    """
+    route()
+    as_json = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        ProcessorFormatter(
+            foreign_pre_chain=_enriched(),
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                *(_as_json(role) if as_json else _as_text()),
+            ],
+        )
+    )
+    if not per_request:
+        handler.addFilter(lambda record: record.msg != _HTTP_NOISE)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # A library's own lines, about each request or connection, are for whoever looks into it.
+    for name in ("httpx", "httpcore", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _enriched() -> list[Processor]:
+    return [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+
+
+def _as_json(role: str) -> list[Processor]:
+    def in_order(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
+        first = {key: event.pop(key) for key in _FIRST if key in event}
+        return {**first, "process": role, **event} if role else {**first, **event}
+
+    return [
+        structlog.processors.format_exc_info,
+        in_order,
+        _mask_passwords,
+        structlog.processors.JSONRenderer(),
+    ]
+
+
+def _as_text() -> list[Processor]:
+    return [
+        structlog.processors.format_exc_info,
+        _mask_passwords,
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=0,
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
+    ]
+
+
+def _mask_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
+    return {
+        key: value if isinstance(value, (int, float)) else without_passwords(str(value))
+        for key, value in event.items()
+    }

@@ -1,0 +1,111 @@
+"""What is logged: one line of JSON per thing, and no password in it."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from service import logs
+
+log = structlog.stdlib.get_logger("onsale.test")
+
+Written = Callable[[], str]
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
+    """Return what was written to stderr since the last look; logging is afterwards as before."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield lambda: capsys.readouterr().err
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def lines(written: Written) -> Lines:
+    """Return what was logged since the last look, decoded line by line."""
+    return lambda: [json.loads(line) for line in written().splitlines()]
+
+
+def test_a_line_is_json_where_nobody_reads_along(lines: Lines) -> None:
+    """With time, level, logger and event first, and everything else by its name."""
+    logs.configure(role="api-2")
+    log.info("epoch decided", partition=3, verdict="continue")
+    (line,) = lines()
+    assert list(line) == [
+        "timestamp",
+        "level",
+        "logger",
+        "event",
+        "process",
+        "partition",
+        "verdict",
+    ]
+    assert (line["event"], line["process"], line["partition"]) == ("epoch decided", "api-2", 3)
+
+
+def test_other_libraries_lines_are_json_too(lines: Lines) -> None:
+    """Their arguments are in the text."""
+    logs.configure()
+    logging.getLogger("somebody.else").warning("%d of %s", 3, "these")
+    assert [line["event"] for line in lines()] == ["3 of these"]
+
+
+def test_a_person_reads_text(written: Written) -> None:
+    """One line, without control characters where there is no terminal."""
+    logs.configure(format_="console")
+    log.warning("role down", role="writer", why="ended (1)")
+    (line,) = written().splitlines()
+    assert "role down" in line
+    assert "role=writer" in line
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://:s3cret@host:6379/0",
+        "rediss://app:s3cret@host/0?ssl_ca_certs=/ca.pem",
+        "connecting to postgresql://onsale:s3cret@host:5432/onsale failed",
+        "postgresql://host/onsale?user=onsale&password=s3cret",
+        "postgresql://a:s3cret@b/c and redis://:s3cret@d",
+    ],
+)
+def test_no_line_holds_a_password(written: Written, text: str, format_: logs.Format) -> None:
+    """Neither as the event, nor as a value, nor in an exception or its traceback."""
+    logs.configure(format_=format_)
+    log.info(text)
+    log.info("a value", url=text, error=ValueError(text), several=[text])
+    logging.getLogger("somebody.else").error("could not: %s", text)
+    try:
+        raise RuntimeError(text)
+    except RuntimeError:
+        log.exception("failed")
+    output = written()
+    assert output.count("***") == 6 * text.count("s3cret")
+    assert "s3cret" not in output
+
+
+def test_strangers_cannot_fill_the_log(lines: Lines) -> None:
+    """What is no HTTP is worth a line only to somebody who asked for a line per request."""
+    noise = "Invalid HTTP request received."
+    logs.configure()
+    logging.getLogger("uvicorn.error").warning(noise)
+    assert lines() == []
+    logs.configure(per_request=True)
+    logging.getLogger("uvicorn.error").warning(noise)
+    assert [line["event"] for line in lines()] == [noise]
+
+
+def test_the_level_is_a_bound(lines: Lines) -> None:
+    """From this level on, and nothing below."""
+    logs.configure(level="warning")
+    log.info("below")
+    log.warning("at")
+    assert [line["event"] for line in lines()] == ["at"]
