@@ -54,3 +54,14 @@ def event_keys(partition: int, event_id: int) -> EventKeys:
 def partition_pattern(partition: int) -> str:
     """Return the SCAN pattern that finds every key of a partition."""
     return f"{tag(partition)}:*"
+
+
+def event_pattern(partition: int) -> str:
+    """Return the SCAN pattern that finds the first key of every event of a partition."""
+    return f"{tag(partition)}:event:*"
+
+
+def event_id_of(event_key: str) -> int | None:
+    """Return the event whose first key this is, None for a key that no script could have made."""
+    event_id = event_key.rpartition(":")[2]
+    return int(event_id) if event_id.isdecimal() else None

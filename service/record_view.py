@@ -1,0 +1,120 @@
+"""What a comparison reads of the record. Its session can write nothing.
+
+What belongs together is read inside one `snapshot`; the journal only grows, and is read outside.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Self
+
+import asyncpg
+
+from service.ledger import Ledger
+from service.outbox import Change
+from service.record import to_microseconds
+
+_PAGE = 10_000
+
+
+@dataclass(slots=True)
+class RecordedEvent:
+    """One event as the record has it, all of one snapshot.
+
+    `users` holds each user's state as `<status> <seq> <quantity>`, the words that Redis has before
+    the turn. `booked` and `queued` count the rows that say so; `sold` and `waiting` are columns.
+    """
+
+    name: str
+    capacity: int
+    sold: int
+    waiting: int
+    users: dict[str, str | None] = field(default_factory=dict)
+    booked: int = 0
+    queued: int = 0
+
+
+class RecordView(Ledger):
+    """One read-only connection to the record. Methods raise what `UNAVAILABLE` lists."""
+
+    @classmethod
+    async def open(cls, url: str, *, timeout_s: float = 5.0) -> Self:
+        """Connect. The server itself refuses every change that this session might try."""
+        settings = {
+            "application_name": "onsale reconcile",
+            "timezone": "UTC",
+            "default_transaction_read_only": "on",
+            "statement_timeout": "60s",
+            "idle_in_transaction_session_timeout": "60s",
+        }
+        connection = await asyncpg.connect(
+            url, timeout=timeout_s, command_timeout=60.0, server_settings=settings
+        )
+        return cls(connection)
+
+    async def partitions(self) -> int | None:
+        """Return the number of partitions on record, None before the first start."""
+        held: int | None = await self._connection.fetchval("SELECT partitions FROM deployment")
+        return held
+
+    async def sizes(self) -> dict[int, int]:
+        """Return every open event with its number of users on record."""
+        rows = await self._connection.fetch(
+            "SELECT id, coalesce(users, 0) AS users FROM events LEFT JOIN"
+            " (SELECT event_id, count(*) AS users FROM bookings GROUP BY event_id) AS counted"
+            " ON event_id = id WHERE status = 'open'"
+        )
+        return {row["id"]: row["users"] for row in rows}
+
+    async def events(
+        self, event_ids: Collection[int], on_rows: Callable[[int], None]
+    ) -> dict[int, RecordedEvent]:
+        """Return those of the events that are open, with all their users.
+
+        To be asked inside a `snapshot`. `on_rows` is told how many users each page had.
+        """
+        rows = await self._connection.fetch(
+            "SELECT id, name, capacity, sold, waiting FROM events"
+            " WHERE id = ANY($1) AND status = 'open'",
+            list(event_ids),
+        )
+        events = {
+            row["id"]: RecordedEvent(row["name"], row["capacity"], row["sold"], row["waiting"])
+            for row in rows
+        }
+        cursor = await self._connection.cursor(
+            "SELECT event_id, user_id, status || ' ' || seq || ' ' || quantity FROM bookings"
+            " WHERE event_id = ANY($1)",
+            list(events),
+        )
+        while page := await cursor.fetch(_PAGE):
+            for event_id, user_id, state in page:
+                event = events[event_id]
+                event.users[user_id] = state
+                if state.startswith("booked "):
+                    event.booked += 1
+                elif state.startswith("waiting "):
+                    event.queued += 1
+            on_rows(len(page))
+        return events
+
+    async def journal(self, partition: int, after: int, upto: int) -> list[Change]:
+        """Return the changes on record with `after` < seq <= `upto`, in order."""
+        rows = await self._connection.fetch(
+            "SELECT seq, epoch, at, kind, event_id, user_id, details FROM journal"
+            " WHERE partition = $1 AND seq > $2 AND seq <= $3 ORDER BY seq",
+            partition,
+            after,
+            upto,
+        )
+        return [
+            Change(
+                seq=row["seq"],
+                epoch=row["epoch"],
+                at=to_microseconds(row["at"]),
+                kind=row["kind"],
+                event_id=row["event_id"],
+                user_id=row["user_id"],
+                details=row["details"],
+            )
+            for row in rows
+        ]
