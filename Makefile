@@ -6,33 +6,74 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 DEV := requirements/dev.txt
 RUN := requirements/run.txt
 
+# Where Debian has them.
+REDIS_SERVER ?= /usr/bin/redis-server
+POSTGRESQL_BIN ?= /usr/lib/postgresql/15/bin
+
 # An environment whose Python has gone (an upgrade of the system) is made anew.
 $(shell [ -x $(BIN)/python ] || rm -f .venv/.run .venv/.dev)
 
 # An environment for development has all that running needs.
 INSTALLED := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.run)
 
+# The crowd of `make loadtest`. Without HOST and PORT: the service that runs on ONSALE_DATA_DIR.
+PEOPLE ?= 20000
+TICKETS ?= 1000
+CANCEL ?= 0.1
+CROWD_OUT := loadtests/out
+CROWD_PORT := $(filter-out 0,$(PORT))
+CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(or $(CROWD_PORT),3000))
+CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(CROWD_HOST)
+
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench lock clean
+.PHONY: docs help run demo test test-servers check bench loadtest lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(INSTALLED) ## Start Onsale on http://127.0.0.1:3000 (PORT), data in ./data; Ctrl-C stops it
 	@exec $(BIN)/onsale up
 
+demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running service or one of its own
+	@exec $(BIN)/onsale demo
+
+# The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/tls
+
+# Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
+test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS
+	@for program in $(REDIS_SERVER) $(POSTGRESQL_BIN)/initdb $(POSTGRESQL_BIN)/postgres; do \
+	  [ -x "$$program" ] || { echo "There is no $$program: set REDIS_SERVER to a redis-server or" \
+	    "valkey-server, and POSTGRESQL_BIN to the directory of initdb and postgres" >&2; exit 1; }; \
+	done
+	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
+	  $(BIN)/pytest -k "not fakeredis" tests/integration tests/lua tests/tls \
+	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
 
 check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest -q tests/unit tests/architecture
 
 bench: .venv/.dev ## Measure positions among a million waiters (40 s)
 	$(BIN)/python loadtests/bench_positions.py
+
+# What people were told is verified even where Locust found fault with it; its exit code comes first.
+loadtest: .venv/.dev ## Send a crowd at the running service and verify it (PEOPLE TICKETS CANCEL HOST PORT)
+	@rm -f $(CROWD_OUT)/answers.jsonl
+	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --loglevel WARNING \
+	  $(CROWD) --html $(CROWD_OUT)/report.html --answers $(CROWD_OUT)/answers.jsonl; crowd=$$?; \
+	[ -f $(CROWD_OUT)/answers.jsonl ] || exit $$crowd; \
+	echo "How it went, with charts: $(CROWD_OUT)/report.html"; echo; \
+	$(BIN)/python -m loadtests.verify $(CROWD_OUT)/answers.jsonl; verified=$$?; \
+	[ $$crowd -eq 0 ] || exit $$crowd; exit $$verified
+
+docs: .venv/.dev ## Write the generated tables of the documentation anew
+	$(BIN)/python -m docs.generate
 
 lock: .venv/.dev ## Write requirements/*.txt anew from pyproject.toml
 	@$(PIP) install -q --upgrade --target .venv/uv uv
