@@ -3,13 +3,13 @@
 Connections wait in its backlog while no worker accepts, at the start and between two lives.
 """
 
-import asyncio
 import errno
-import json
 import os
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
+
+from service.health import ask
 
 BACKLOG = 2048
 READY_SECONDS = 1.0
@@ -54,24 +54,8 @@ class Readiness:
 
 async def readiness(listener: socket.socket) -> Readiness:
     """Ask `GET /readyz` through the socket; whatever is no answer is "not ready"."""
-    host, port = _reachable(listener)
-    request = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    try:
-        async with asyncio.timeout(READY_SECONDS):
-            reader, writer = await asyncio.open_connection(host, port)
-            try:
-                writer.write(request)
-                answer = await reader.read()
-            finally:
-                writer.close()
-        status = answer.split(maxsplit=2)[1]
-        if status != b"503":
-            return Readiness(status == b"200")
-        problem = json.loads(answer.partition(b"\r\n\r\n")[2])
-        closed = problem["detail"] if problem["code"] == "closed" else ""
-    except (OSError, TimeoutError, ValueError, LookupError, TypeError):
-        return Readiness(ready=False)
-    return Readiness(ready=False, closed=str(closed))
+    health = await ask(http_url(listener), "/readyz", READY_SECONDS)
+    return Readiness(health.healthy, health.detail if health.code == "closed" else "")
 
 
 def _reachable(listener: socket.socket) -> tuple[str, int]:
