@@ -12,48 +12,59 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable
+from functools import partial
 
 import structlog
 import uvicorn
 import uvloop
+from prometheus_client import Counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import ledger, openapi
+from service.assurance import assure
 from service.bodies import problem_answer
 from service.engine import Engine
-from service.errors import ConfigurationError, Problem
+from service.errors import PROBLEMS, ConfigurationError, Problem
+from service.exposition import Exposition
 from service.handlers import Handlers
 from service.handshake import Handshake
 from service.http1 import Http1
 from service.lanes import Bounds
 from service.ledger import Ledger, LedgerPool
 from service.listener import bind
+from service.metrics import Metrics, shared
 from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
+from service.stopwatch import Stopwatch
+from service.vitals import look
+from service.welcome import onsale_version
 from service.wire import Wire
 from service.writer import Writer
 
 log = structlog.stdlib.get_logger("onsale")
 
 _KEEP_ALIVE_S = 75
-_DRAIN_S = 5
+_WRITER_DRAIN_S = 10
+_STOP = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 2048
 
 
 class Worker:
     """One API worker: an engine, and the connections behind it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         """Wire it; nothing is connected before `start`."""
         redis_url, postgresql_url = _urls(settings)
+        metrics = metrics or Metrics()
         self._redis = RedisStore(redis_url)
         self._ledgers = LedgerPool(postgresql_url)
-        handshakes = make_handshakes(settings, self._redis, "api")
+        handshakes = make_handshakes(settings, self._redis, "api", metrics)
         self._wires = {number: Wire(redis_url) for number in handshakes}
         worker = secrets.token_hex(8)
         self.partitions = [
@@ -65,7 +76,8 @@ class Worker:
             waiting_max=settings.waiting_room_max,
             deadline_s=settings.request_deadline_ms / 1000,
         )
-        self.engine = Engine(self.partitions, self._ledgers, bounds)
+        self.engine = Engine(self.partitions, self._ledgers, bounds, metrics)
+        self.look = partial(look, self._redis, self._ledgers, settings.partitions)
 
     async def __aenter__(self) -> Engine:
         """Begin to open all partitions, in the background."""
@@ -81,9 +93,9 @@ class Worker:
         await self._ledgers.aclose()
 
 
-def make_app(settings: Settings) -> Starlette:
+def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     """Return the API as an ASGI application; it connects when its lifespan starts."""
-    worker = Worker(settings)
+    worker = Worker(settings, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -92,10 +104,23 @@ def make_app(settings: Settings) -> Starlette:
             gc.freeze()
             yield
 
+    for code in PROBLEMS:
+        metrics.problems.labels(code)
+
+    async def problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)  # registered for nothing else
+        metrics.problems.labels(error.code).inc()
+        return problem_answer(error)
+
     app = Starlette(
-        routes=[*Handlers(worker.engine, settings.durability).routes(), *openapi.routes()],
+        routes=[
+            *Handlers(worker.engine, settings.durability).routes(),
+            *openapi.routes(),
+            Exposition(metrics, worker.look, onsale_version()).route(),
+        ],
+        middleware=[Middleware(Stopwatch, metrics=metrics)],
         exception_handlers={
-            Problem: _problem,
+            Problem: problem,
             HTTPException: _http_exception,
             ClientDisconnect: _disconnected,
             Exception: _failure,
@@ -111,8 +136,9 @@ def serve_api(settings: Settings, fd: int | None) -> None:
 
     Raises AddressError when the address cannot be had.
     """
+    metrics = shared(settings.metrics_directory, settings.role or "api")
     config = uvicorn.Config(
-        make_app(settings),
+        make_app(settings, metrics),
         loop="uvloop",
         http=Http1,
         ws="none",
@@ -121,9 +147,9 @@ def serve_api(settings: Settings, fd: int | None) -> None:
         proxy_headers=False,
         server_header=False,
         log_config=None,
-        log_level="warning",
+        log_level="info" if settings.access_log else "warning",
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_graceful_shutdown=settings.drain_s,
         backlog=_BACKLOG,
     )
     listener = socket.socket(fileno=fd) if fd is not None else bind(settings.host, settings.port)
@@ -137,47 +163,80 @@ def run_writer(settings: Settings) -> None:
 
 async def _write(settings: Settings) -> None:
     redis = RedisStore(_urls(settings)[0])
-    task = asyncio.ensure_future(make_writer(settings, redis).run())
+    metrics = shared(settings.metrics_directory, settings.role or "writer")
+    writer = make_writer(settings, redis, metrics)
+    task = asyncio.ensure_future(writer.run())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+
+    def drain() -> None:
+        """Bring what Redis holds on record, within bounds; a second signal does not wait."""
+        writer.drain()
+        loop.call_later(_WRITER_DRAIN_S, task.cancel)
+        for number in _STOP:
+            loop.add_signal_handler(number, task.cancel)
+
+    for number in _STOP:
+        loop.add_signal_handler(number, drain)
+    try:
+        drained = await task
+    except asyncio.CancelledError:
+        drained = False
+    if drained:
+        log.info("all that Redis held is on record")
+    else:
+        log.warning("ended before all that Redis holds was on record")
     await redis.aclose()
 
 
-def make_writer(settings: Settings, redis: RedisStore) -> Writer:
+def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None = None) -> Writer:
     """Return a writer of all partitions, on real stores and the real clock."""
     postgresql_url = _urls(settings)[1]
+    metrics = metrics or Metrics()
     return Writer(
         redis,
         lambda: ledger.connect(postgresql_url, purpose="writer"),
-        make_handshakes(settings, redis, "writer"),
+        make_handshakes(settings, redis, "writer", metrics),
         linger_s=settings.linger_ms_max / 1000,
         retained_bytes=settings.retained_bytes,
         clock=time.monotonic,
+        metrics=metrics,
     )
 
 
-def make_handshakes(settings: Settings, redis: RedisStore, role: str) -> dict[int, Handshake]:
+def make_handshakes(
+    settings: Settings, redis: RedisStore, role: str, metrics: Metrics | None = None
+) -> dict[int, Handshake]:
     """Return the handshake of each partition, in order."""
     postgresql_url = _urls(settings)[1]
+    counter = (metrics or Metrics()).handshakes
 
     def connect(idle_s: int) -> Awaitable[Ledger]:
         return ledger.connect(
             postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
         )
 
+    sound = partial(
+        assure,
+        redis,
+        partitions=settings.partitions,
+        durability=settings.durability,
+        stated=settings.stated_redis_configuration,
+    )
+
     return {
         number: Handshake(
             number,
             redis,
             connect,
-            partitions=settings.partitions,
-            durability=settings.durability,
+            assure=sound,
+            count=partial(_count, counter, number),
         )
         for number in range(settings.partitions)
     }
+
+
+def _count(handshakes: Counter, partition: int, result: str) -> None:
+    handshakes.labels(str(partition), result).inc()
 
 
 def _urls(settings: Settings) -> tuple[str, str]:
@@ -194,11 +253,6 @@ def _exact_paths(router: Router) -> None:
         assert isinstance(route, Route)  # there are no mounts
         # Starlette ends its patterns with `$`, which matches before a last newline too.
         route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
-
-
-async def _problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # registered for nothing else
-    return problem_answer(error)
 
 
 async def _http_exception(_: Request, error: Exception) -> Response:

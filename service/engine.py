@@ -15,6 +15,7 @@ from service.keys import partition_of
 from service.lanes import Booking, Bounds, Cancellation, EventState, Lanes, Missed, UserState
 from service.ledger import UNAVAILABLE, LedgerPool
 from service.loader import Loader
+from service.metrics import Metrics
 from service.partition import Partition
 
 Result = TypeVar("Result")
@@ -27,13 +28,17 @@ class Engine:
     """What the edge calls. Every method raises Problem and nothing else."""
 
     def __init__(
-        self, partitions: Sequence[Partition], ledgers: LedgerPool, bounds: Bounds
+        self,
+        partitions: Sequence[Partition],
+        ledgers: LedgerPool,
+        bounds: Bounds,
+        metrics: Metrics,
     ) -> None:
         """Take the partitions in order, and the bounds of their lanes."""
         self._partitions = partitions
         self._ledgers = ledgers
         self._deadline_s = bounds.deadline_s
-        self._lanes = [Lanes(partition, bounds) for partition in partitions]
+        self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
 
     def start(self) -> None:

@@ -12,7 +12,7 @@ closed. A rebuild leaves Redis empty: each event comes back by the load script w
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -22,19 +22,10 @@ from service.lineage import NOWHERE, Epoch, Position
 from service.outbox import Change
 from service.record import Decision
 from service.redis_store import Closed, Meta, RedisStore
-from service.settings import Durability
 from service.verdicts import decide, died_between, promised_epoch
 
 log = structlog.stdlib.get_logger("onsale.handshake")
 
-_NEEDED = {
-    "fsync": {
-        "appendonly": "yes",
-        "appendfsync": "always",
-        "maxmemory-policy": "noeviction",
-    },
-    "memory": {"maxmemory-policy": "noeviction"},
-}
 _KEEP_ALIVE_S = 3.0
 _LOCK_WAIT_S = 3.0
 _SESSION_IDLE_S = 15
@@ -43,9 +34,10 @@ _TRIES_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The partition serves, in this epoch."""
+    """The partition serves, in this epoch; `how` it came to that: `adopted`, or a verdict."""
 
     epoch: int
+    how: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +60,21 @@ class Handshake:
         redis: RedisStore,
         connect: Callable[[int], Awaitable[Ledger]],
         *,
-        partitions: int,
-        durability: Durability,
+        assure: Callable[[Ledger], Awaitable[None]],
         token: Callable[[], str] = lambda: secrets.token_hex(8),
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`connect` takes the seconds after which an idle session ends."""
+        """`connect` takes the seconds after which an idle session ends.
+
+        `assure` raises ConfigurationError where the stores or the deployment cannot keep a promise.
+        `count` hears what each handshake came to: `adopted`, a verdict, or `impossible`.
+        """
         self.partition = partition
         self._redis = redis
         self._connect = connect
-        self._partitions = partitions
-        self._durability = durability
+        self._assure = assure
         self._token = token
+        self._count = count
 
     async def run(self, seen: Position = NOWHERE, *, adopt: bool = True) -> Opened | StaysClosed:
         """Make the stores agree, or adopt what another has made.
@@ -88,12 +84,21 @@ class Handshake:
         point. Raises HandshakeImpossible, redis.exceptions.RedisError or OSError.
         """
         try:
+            result = await self._run(seen, adopt=adopt)
+        except HandshakeImpossible:
+            self._count("impossible")
+            raise
+        self._count(result.how if isinstance(result, Opened) else "stay_closed")
+        return result
+
+    async def _run(self, seen: Position, *, adopt: bool) -> Opened | StaysClosed:
+        try:
             ledger = await self._connect(_SESSION_IDLE_S)
         except UNAVAILABLE as error:
             return await self._adopt_without_record(seen, adopt=adopt, why=str(error))
         async with ledger:
             try:
-                await self._check(ledger)
+                await self._assure(ledger)
                 if not await ledger.lock_handshake(self.partition, wait_s=_LOCK_WAIT_S):
                     msg = "another handshake of this partition is at work"
                     raise HandshakeImpossible(msg)
@@ -101,23 +106,13 @@ class Handshake:
                     result = await self._attempt(ledger, seen, adopt=adopt)
                     if result is not None:
                         return result
+            except ConfigurationError as error:
+                raise HandshakeImpossible(str(error)) from error
             except UNAVAILABLE as error:
                 msg = f"PostgreSQL: {error or type(error).__name__}"
                 raise HandshakeImpossible(msg) from error
         msg = f"taken over by others {_TRIES_MAX} times"
         raise HandshakeImpossible(msg)
-
-    async def _check(self, ledger: Ledger) -> None:
-        """Refuse a deployment or a Redis that cannot keep the promise."""
-        try:
-            await ledger.claim_partitions(self._partitions)
-            found = await self._redis.configuration()
-        except ConfigurationError as error:
-            raise HandshakeImpossible(str(error)) from error
-        for name, needed in _NEEDED[self._durability].items():
-            if found.get(name) != needed:
-                msg = f"Redis has {name} {found.get(name)!r}; {self._durability} needs {needed!r}"
-                raise HandshakeImpossible(msg)
 
     async def _adopt_without_record(
         self, seen: Position, *, adopt: bool, why: str
@@ -125,7 +120,7 @@ class Handshake:
         """PostgreSQL is away: a Redis that was not restarted since may go on; others wait."""
         meta = await self._redis.meta(self.partition)
         if adopt and meta and await self._serves(meta, seen):
-            return Opened(meta.epoch)
+            return Opened(meta.epoch, "adopted")
         msg = f"this Redis has to be compared with PostgreSQL, which cannot be reached: {why}"
         raise HandshakeImpossible(msg)
 
@@ -154,7 +149,7 @@ class Handshake:
             and meta.recorded <= after
             and await self._serves(meta, seen)
         ):
-            return Opened(meta.epoch)
+            return Opened(meta.epoch, "adopted")
         if meta and (epoch := died_between(meta, lineage)):
             next_ = f"{epoch.epoch} {self._token()}"
             log.info(
@@ -238,7 +233,7 @@ class Handshake:
             epoch.predecessor,
             await ledger.cursor(self.partition),
         )
-        return Opened(epoch.epoch) if began else None
+        return Opened(epoch.epoch, epoch.verdict) if began else None
 
     async def _missing(self, ledger: Ledger, closed: Closed, awake: "_KeepAlive") -> str:
         """Return what is missing between P and R, empty when nothing is.

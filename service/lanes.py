@@ -5,6 +5,7 @@ next call, so that each answer is of a call that was sent after its request came
 """
 
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +13,15 @@ from typing import TypeVar
 from service.batcher import Batcher
 from service.keys import event_keys
 from service.lineage import Position
+from service.metrics import Metrics
 from service.partition import Partition, Reply
+
+_OUTCOMES = {
+    "book": ("booked", "waiting", "already_booked", "already_waiting", "no_event"),
+    "cancel": ("cancelled", "left", "not_booked", "no_event"),
+    "open_event": ("opened", "exists"),
+}
+"""What is counted from the start, at zero: an alarm on a rate needs a first value."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,27 +87,45 @@ class Bounds:
 class Lanes:
     """The batchers of one partition: one call in flight for each script."""
 
-    def __init__(self, partition: Partition, bounds: Bounds) -> None:
+    def __init__(self, partition: Partition, bounds: Bounds, metrics: Metrics) -> None:
         self._partition = partition
-        self.book = self._lane(self._book, bounds)
-        self.cancel = self._lane(self._cancel, bounds)
-        self.read = self._lane(self._read, bounds)
-        self.open = self._lane(self._open, bounds)
+        self._metrics = metrics
+        for operation, outcomes in _OUTCOMES.items():
+            for outcome in outcomes:
+                metrics.outcomes.labels(operation, outcome)
+        self.book = self._lane("book", self._book, bounds)
+        self.cancel = self._lane("cancel", self._cancel, bounds)
+        self.read = self._lane("read", self._read, bounds)
+        self.open = self._lane("open_event", self._open, bounds)
 
-    @staticmethod
     def _lane(
+        self,
+        script: str,
         send: Callable[[list[Item], float], Awaitable[Sequence[Result]]],
         bounds: Bounds,
     ) -> Batcher[Item, Result]:
-        return Batcher(
-            send,
+        sizes = self._metrics.batch_items.labels(script)
+        durations = self._metrics.calls.labels(script)
+        waiting_room = self._metrics.waiting_room.labels(script)
+        waiting_room.set(0)
+
+        async def send_measured(items: list[Item], deadline: float) -> Sequence[Result]:
+            sizes.observe(len(items))
+            waiting_room.set(lane.waiting)
+            with durations.time():
+                return await send(items, deadline)
+
+        lane = Batcher(
+            send_measured,
             items_max=bounds.items_max,
             waiting_max=bounds.waiting_max,
             deadline_s=bounds.deadline_s,
         )
+        return lane
 
     async def _book(self, items: list[tuple[int, str]], deadline: float) -> list[Booking | Missed]:
         reply = await self._change("book", items, deadline)
+        self._count("book", reply.words[::3])
         return [
             Missed(reply.last)
             if outcome == "NO_EVENT"
@@ -115,6 +142,8 @@ class Lanes:
         self, items: list[tuple[int, str]], deadline: float
     ) -> list[Cancellation | Missed | None]:
         reply = await self._change("cancel", items, deadline)
+        self._count("cancel", reply.words[::3])
+        self._metrics.promotions.inc(reply.words[2::3].count("1"))
         statuses = {"CANCELLED": "cancelled", "LEFT": "left_waiting_list"}
         results: list[Cancellation | Missed | None] = []
         for outcome, seq, promoted in _stride(reply.words, 3):
@@ -171,6 +200,7 @@ class Lanes:
         reply = await self._partition.change(
             "open_event", keys, [len(ids), *ids, *arguments], deadline
         )
+        self._count("open_event", reply.words[::3])
         return [
             EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at))
             if outcome == "OPENED"
@@ -179,6 +209,11 @@ class Lanes:
                 items, _stride(reply.words, 3), strict=True
             )
         ]
+
+    def _count(self, operation: str, outcomes: Sequence[str]) -> None:
+        """Count what a call decided, whoever still waits for its answer."""
+        for outcome, count in Counter(outcomes).items():
+            self._metrics.outcomes.labels(operation, outcome.lower()).inc(count)
 
     async def _change(self, script: str, items: list[tuple[int, str]], deadline: float) -> Reply:
         keys, arguments = self._arguments(items)

@@ -14,12 +14,15 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import ConfigurationError, RefusedChangeError
+from service.inspection import inspect_postgresql
 from service.lineage import NOWHERE, Epoch, Lineage, Position
 from service.record import Application, Cursor, Decision, to_microseconds
+from service.soundness import PostgresqlAsFound
 
 UNAVAILABLE = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a connection that ends in the middle: "cannot switch to …"
     OSError,
     TimeoutError,
     asyncio.IncompleteReadError,
@@ -76,9 +79,9 @@ class Ledger:
         except UNAVAILABLE:
             self._connection.terminate()
 
-    async def version(self) -> str:
-        """Return the server's version."""
-        return str(await self._connection.fetchval("SHOW server_version"))
+    async def inspect(self) -> PostgresqlAsFound:
+        """Return what its soundness depends on, as this session has it."""
+        return await inspect_postgresql(self._connection)
 
     async def keep_alive(self) -> None:
         """Prove to the server that this session is not frozen."""

@@ -94,12 +94,19 @@ def _as_json(role: str) -> list[Processor]:
 
 
 def _as_text() -> list[Processor]:
+    def short(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
+        event.pop("logger", None)
+        return {**event, "timestamp": event["timestamp"][11:19]}
+
     return [
         structlog.processors.format_exc_info,
+        short,
         _mask_passwords,
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=0,
+            pad_level=False,
+            sort_keys=False,
             exception_formatter=structlog.dev.plain_traceback,
         ),
     ]

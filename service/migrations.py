@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from service.errors import ConfigurationError
 from service.processes import run_to_end
+from service.store_urls import dbmate_url, secrets_in
 
 _URL_VARIABLE = "ONSALE_DBMATE_URL"
 _NO_SUCH_DATABASE = "(3D000)"
+_DATABASE_EXISTS = "(42P04)"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]{0,62}")
 
 
@@ -33,7 +34,14 @@ async def migrate_up(url: str, sql: Path, environment: Mapping[str, str] | None 
     except MigrationError as error:
         if _NO_SUCH_DATABASE not in str(error):
             raise
-    created = await _dbmate(sql, ("create",), url, environment)
+    try:
+        created = await _dbmate(sql, ("create",), url, environment)
+    except MigrationError as error:
+        # Another start may have been faster.
+        if _DATABASE_EXISTS not in str(error):
+            msg = f"the database is missing and cannot be created: {error}"
+            raise MigrationError(msg) from None
+        created = ""
     return created + await _dbmate(sql, ("--migration-lock", "migrate"), url, environment)
 
 
@@ -64,30 +72,14 @@ async def _dbmate(
     # A .env in the current directory is for Onsale to read, not for dbmate.
     common = ("--env-file", os.devnull, "--env", _URL_VARIABLE, "--no-dump-schema")
     env = dict(os.environ if environment is None else environment)
-    env[_URL_VARIABLE] = "" if url is None else dbmate_url(url)
+    # PGSSLMODE counts for dbmate as it does for asyncpg.
+    sslmode = None if env.get("PGSSLMODE") else "prefer"
+    env[_URL_VARIABLE] = "" if url is None else dbmate_url(url, sslmode=sslmode)
     argv = (str(_binary()), *common, "--migrations-dir", str(sql), *arguments)
     code, out, err = await run_to_end(argv, env)
     if code != 0:
         raise MigrationError(_without_secrets(_reason(err, code), url))
     return out
-
-
-def dbmate_url(url: str) -> str:
-    """Return the URL as dbmate's driver needs it.
-
-    Without an sslmode that driver insists on TLS, where every other client only prefers it.
-    """
-    try:
-        parts = urlsplit(url)
-        query = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:
-        msg = "DATABASE_URL is not a URL"
-        raise ConfigurationError(msg) from None
-    names = {name for name, _ in query}
-    local = any(name in ("host", "socket") and value.startswith("/") for name, value in query)
-    if "sslmode" in names or local:
-        return url
-    return urlunsplit(parts._replace(query=urlencode([*query, ("sslmode", "prefer")])))
 
 
 def _reason(stderr: str, code: int) -> str:
@@ -98,11 +90,12 @@ def _reason(stderr: str, code: int) -> str:
 def _without_secrets(text: str, url: str | None) -> str:
     if url is None:
         return text
+    # dbmate quotes what it cannot parse, the whole URL or the piece that it stumbled over.
     for form in (url, dbmate_url(url)):
         text = text.replace(form, "DATABASE_URL")
-    # dbmate quotes what it cannot parse, so the pieces go as well, read without a parser.
-    secret = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
-    return text.replace(secret, "********") if secret else text
+    for secret in (*secrets_in(url), *secrets_in(dbmate_url(url))):
+        text = text.replace(secret, "***")
+    return text
 
 
 def _binary() -> Path:

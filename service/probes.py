@@ -1,17 +1,31 @@
-"""Asks a store whether it serves, and which version it is.
+"""Asks a store whether it serves, which version it is, and whether it is sound.
 
-For starting only: connects anew each time and keeps nothing. What it raises holds no password.
+For starting only: connects anew each time and keeps nothing. What a repeat cannot mend is a
+ConfigurationError that names the setting; the rest is NotReadyError. Neither holds a password.
 """
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ConfigurationError
+from service.inspection import inspect_postgresql, inspect_redis
+from service.soundness import PostgresqlAsFound, RedisAsFound
+from service.store_urls import FILES
 
 PROBE_SECONDS = 5.0
+
+_NO_TLS = "rejected SSL upgrade"
+"""How asyncpg puts it that a server has no TLS and was asked for it."""
 
 
 class NotReadyError(Exception):
@@ -23,69 +37,116 @@ class NotReadyError(Exception):
         self.recovering = recovering
 
 
-async def redis_version(url: str) -> str:
-    """Return "Valkey 9.1.2" or "Redis 7.4.1"; raise NotReadyError until it answers."""
+async def probe_redis(url: str, setting: str = "REDIS_URL") -> RedisAsFound:
+    """Return what a Redis says of itself.
+
+    Raises NotReadyError until it answers, and ConfigurationError, which begins with the setting.
+    """
+    _readable_files(url, setting)
     retry = Retry(NoBackoff(), 0)
+    client: Any = Redis.from_url(
+        url,
+        retry=retry,
+        socket_timeout=PROBE_SECONDS,
+        socket_connect_timeout=PROBE_SECONDS,
+        decode_responses=True,
+    )
     try:
-        client = Redis.from_url(url, retry=retry, socket_timeout=PROBE_SECONDS)
-    except ValueError:
-        msg = "REDIS_URL is not a URL of the form redis://, rediss:// or unix://"
-        raise ConfigurationError(msg) from None
-    try:
-        info = await client.info("server")
+        return await inspect_redis(client)
     except BusyLoadingError as error:
         raise NotReadyError(str(error), recovering=True) from None
-    except AuthenticationError as error:
-        msg = f"REDIS_URL: {error}"
+    except (AuthenticationError, NoPermissionError) as error:
+        msg = f"{setting}: {error}"
         raise ConfigurationError(msg) from None
     except (RedisError, OSError, TimeoutError) as error:
-        raise NotReadyError(str(error)) from None
+        _refuse_bad_tls(error, setting, "ssl_ca_certs")
+        reason = str(error) or "no answer"
+        if url.startswith("rediss:") and isinstance(error, RedisTimeoutError):
+            # A Redis without TLS takes the greeting for half a line and waits for the rest.
+            reason = f"{reason}; does it speak TLS at this port?"
+        raise NotReadyError(reason) from None
     finally:
         await client.aclose()
-    if "valkey_version" in info:
-        return f"Valkey {info['valkey_version']}"
-    return f"Redis {info['redis_version']}"
 
 
-async def postgresql_version(url: str, database: str | None = None) -> str:
-    """Return "PostgreSQL 18.6"; raise NotReadyError until it answers.
+async def probe_postgresql(
+    url: str, setting: str = "DATABASE_URL", database: str | None = None
+) -> PostgresqlAsFound:
+    """Return what a PostgreSQL says of itself; raise as `probe_redis` does.
 
     Raises asyncpg.InvalidCatalogNameError where the server serves and the database is missing.
     """
-    connection = await _connect(url, database)
-    try:
-        version = str(connection.get_settings().server_version).partition(" ")[0]
-    finally:
-        connection.terminate()
-    return f"PostgreSQL {version}"
+    async with _connected(url, setting, database) as connection:
+        return await inspect_postgresql(connection)
 
 
 async def create_database(url: str) -> None:
     """Create the database `onsale`; harmless where it is there."""
-    connection = await _connect(url, "postgres")
-    try:
-        await connection.execute("CREATE DATABASE onsale", timeout=PROBE_SECONDS * 6)
-    except asyncpg.DuplicateDatabaseError:
-        pass
-    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        raise NotReadyError(str(error)) from None
-    finally:
-        connection.terminate()
+    async with _connected(url, "DATABASE_URL", "postgres") as connection:
+        with suppress(asyncpg.DuplicateDatabaseError):
+            await connection.execute("CREATE DATABASE onsale", timeout=PROBE_SECONDS * 6)
 
 
-async def _connect(url: str, database: str | None) -> "asyncpg.Connection[asyncpg.Record]":
+@asynccontextmanager
+async def _connected(
+    url: str, setting: str, database: str | None
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    _readable_files(url, setting)
+    connection = None
     try:
-        return await asyncpg.connect(url, database=database, timeout=PROBE_SECONDS)
+        connection = await asyncpg.connect(url, database=database, timeout=PROBE_SECONDS)
+        yield connection
     except asyncpg.InvalidCatalogNameError:
         raise
-    except asyncpg.InvalidAuthorizationSpecificationError as error:
-        msg = f"DATABASE_URL: {error}"
+    except (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InsufficientPrivilegeError,
+        # A parameter that neither the client nor the server knows, or no value of it.
+        asyncpg.UndefinedObjectError,
+        asyncpg.InvalidParameterValueError,
+    ) as error:
+        msg = f"{setting}: {error}"
         raise ConfigurationError(msg) from None
     except asyncpg.CannotConnectNowError as error:
         raise NotReadyError(str(error), recovering=True) from None
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        _refuse_bad_tls(error, setting, "sslrootcert")
         raise NotReadyError(str(error) or "no answer") from None
     except (ValueError, asyncpg.InterfaceError):
         # The text of these may repeat the URL.
-        msg = "DATABASE_URL is not a URL of the form postgresql://user:password@host:port/name"
+        msg = f"{setting} is not a URL of the form postgresql://user:password@host:port/name"
         raise ConfigurationError(msg) from None
+    finally:
+        if connection is not None:
+            connection.terminate()
+
+
+def _readable_files(url: str, setting: str) -> None:
+    """Name the certificate that cannot be read, which the clients do not."""
+    for name, path in parse_qsl(urlsplit(url).query):
+        if name in FILES:
+            try:
+                with open(path, "rb"):  # noqa: PTH123  # only whether it can be
+                    pass
+            except OSError as error:
+                msg = f"{setting}: {name} {path} cannot be read: {error.strerror}"
+                raise ConfigurationError(msg) from None
+
+
+def _refuse_bad_tls(error: BaseException, setting: str, names_authority: str) -> None:
+    """Raise ConfigurationError where TLS is what failed: no repeat will mend it."""
+    if _NO_TLS in str(error):
+        msg = f"{setting} asks for TLS and the server has none"
+        raise ConfigurationError(msg) from None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            msg = (
+                f"{setting}: the server's certificate is not trusted ({cause.verify_message});"
+                f" {names_authority} names the file of its authority"
+            )
+            raise ConfigurationError(msg) from None
+        if isinstance(cause, ssl.SSLError):
+            msg = f"{setting}: TLS failed: {cause.reason or cause}"
+            raise ConfigurationError(msg) from None
+        cause = cause.__cause__ or cause.__context__

@@ -15,8 +15,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import keys, outbox, scripts
+from service.inspection import inspect_redis
 from service.lineage import Position
 from service.outbox import Entry
+from service.soundness import RedisAsFound
 
 _UNLINK_MAX = 1_000
 
@@ -88,10 +90,9 @@ class RedisStore:
             reason=held.get("reason", ""),
         )
 
-    async def configuration(self) -> dict[str, str]:
-        """Return the settings that a promise depends on. Empty where the server hides them."""
-        names = ("appendonly", "appendfsync", "maxmemory-policy")
-        found: dict[str, str] = await self._within(self._client.config_get(*names))
+    async def inspect(self) -> RedisAsFound:
+        """Return what its soundness depends on."""
+        found: RedisAsFound = await self._within(inspect_redis(self._client))
         return found
 
     # The outbox.
@@ -128,6 +129,20 @@ class RedisStore:
         )
         # An id that no script wrote must not keep a handshake from its verdict.
         return int(last[0][0].partition("-")[0]) if last else 0
+
+    async def outbox_age_s(self, partition: int, after: Position) -> float:
+        """Return the age in seconds of the oldest change after a position, 0 when there is none.
+
+        Both times are of Redis's clock. Raises CorruptEntryError.
+        """
+        outbox_key = keys.partition_keys(partition).outbox
+        start = f"({after.entry_id}" if after.epoch else "-"
+        found = await self._within(self._client.xrange(outbox_key, start, "+", count=1))
+        if not found:
+            return 0.0
+        oldest = outbox.decode(*found[0]).changes[0].at
+        now: tuple[int, int] = await self._within(self._client.time())
+        return max(0.0, now[0] + (now[1] - oldest) / 1e6)
 
     async def outbox_size(self, partition: int) -> tuple[int, int]:
         """Return the outbox's memory in bytes, about, and the seq of its first change (0: none)."""

@@ -4,18 +4,22 @@ Every setting has a default that serves on a fresh machine; a value that cannot 
 here, with the setting's name, before anything starts. Sizes are bytes, durations say their unit.
 """
 
+import math
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import ConfigurationError
+from service.store_urls import checked_postgresql_url, checked_redis_url, postgresql_url_of
 
 Durability = Literal["fsync", "memory"]
+
+REDIS_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+"""Settings of Redis that a promise depends on: what ONSALE_REDIS_CONFIGURATION may state."""
 
 
 class Settings(BaseSettings):
@@ -29,37 +33,104 @@ class Settings(BaseSettings):
         frozen=True,
         populate_by_name=True,
         validate_default=True,
+        use_attribute_docstrings=True,
     )
 
     host: str = Field("127.0.0.1", validation_alias="HOST")
+    """Address to listen on."""
+
     port: int = Field(3000, ge=0, le=65535, validation_alias="PORT")
+    """Port to listen on; 0 picks a free one."""
+
     allow_remote: bool = False
-    """There is no authentication yet, so an address that others can reach must be asked for."""
+    """Must be 1 for a HOST that other machines can reach: there is no authentication yet."""
 
     web_concurrency: int = Field(1, ge=1, le=64, validation_alias="WEB_CONCURRENCY")
+    """API processes that `onsale up` starts."""
+
     data_dir: Path = Path("data")
+    """Directory of the embedded stores, of logs and of what is known of the running service."""
 
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
+    """Redis or Valkey of your own: `redis://`, `rediss://` or `unix://`."""
+
     database_url: SecretStr | None = Field(None, validation_alias="DATABASE_URL")
+    """PostgreSQL of your own: `postgresql://user:password@host:port/name`; comes before `DB_*`."""
+
     db_host: str | None = Field(None, validation_alias="DB_HOST")
+    """Host, or directory of the socket, of a PostgreSQL of your own."""
+
+    db_port: int | None = Field(None, ge=1, le=65535, validation_alias="DB_PORT")
+    """Its port, where that is not 5432."""
+
     db_name: str = Field("onsale", validation_alias="DB_NAME")
+    """Its database; the migration makes one that is missing."""
+
     db_user: str = Field("onsale", validation_alias="DB_USER")
+    """User to connect as."""
+
     db_password: SecretStr | None = Field(None, validation_alias="DB_PASSWORD")
+    """That user's password."""
+
+    redis_configuration: str = ""
+    """What a Redis that hides its configuration is set to, as `name=value name=value`."""
 
     partitions: int = Field(1, ge=1, le=100)
+    """Partitions of the events; on record from the first start, another number is refused."""
+
     durability: Durability = "fsync"
+    """What an answer waits for; `memory` asks for no AOF and is for tests."""
 
     batch_items_max: int = Field(128, ge=1, le=256)
+    """Requests that may share one script call."""
+
     waiting_room_max: int = Field(20_000, ge=1)
+    """Requests that may wait for a script, of each kind, before the next gets 503."""
+
     request_deadline_ms: int = Field(3_000, ge=500, le=60_000)
+    """How long a request may wait for Redis before its 503."""
+
     linger_ms_max: int = Field(20, ge=0, le=1_000)
+    """How long a busy writer waits for more before it commits."""
+
     retained_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
+    """Recorded changes that the outbox keeps, of all partitions together, in bytes."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are not written."""
+
     log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto` writes text to a terminal and JSON elsewhere."""
+
     access_log: bool = False
+    """1 writes a line per request."""
+
     metrics_dir: Path | None = None
+    """Where the processes of a host count together; `run/metrics` in the data directory."""
+
     role: str = Field("", pattern="^[a-z0-9-]{0,32}$")
+    """Name of the process in logs and metrics; `onsale up` sets it."""
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_can_work(cls, url: SecretStr | None) -> SecretStr | None:
+        return SecretStr(checked_redis_url(url.get_secret_value())) if url else None
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_url_can_work(cls, url: SecretStr | None) -> SecretStr | None:
+        return SecretStr(checked_postgresql_url(url.get_secret_value())) if url else None
+
+    @field_validator("redis_configuration")
+    @classmethod
+    def _configuration_can_be_stated(cls, words: str) -> str:
+        _stated(words)
+        return words
+
+    @model_validator(mode="after")
+    def _parts_make_a_url(self) -> "Settings":
+        _ = self.postgresql_url
+        return self
 
     @model_validator(mode="after")
     def _local_unless_allowed(self) -> "Settings":
@@ -71,26 +142,44 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return self
 
+    @property
+    def drain_s(self) -> int:
+        """How long an API process that ends waits for the requests in flight, in seconds."""
+        return math.ceil(self.request_deadline_ms / 1000) + 2
+
+    @property
+    def metrics_directory(self) -> Path:
+        """Where the processes of one host count together."""
+        return self.metrics_dir or self.data_dir / "run" / "metrics"
+
     @cached_property
     def postgresql_url(self) -> str | None:
         """The PostgreSQL of the user's own, or None where the embedded one serves.
 
-        DATABASE_URL comes before DB_HOST, DB_NAME, DB_USER and DB_PASSWORD.
+        DATABASE_URL comes before DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD. What asyncpg
+        would not understand is left out.
         """
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         if self.db_host is None:
             return None
         secret = self.db_password.get_secret_value() if self.db_password else ""
-        password = f":{quote(secret, safe='')}" if secret else ""
-        return (
-            f"postgresql://{quote(self.db_user, safe='')}{password}@{self.db_host}/{self.db_name}"
-        )
+        return postgresql_url_of(self.db_host, self.db_port, self.db_name, self.db_user, secret)
+
+    @property
+    def postgresql_setting(self) -> str:
+        """The setting that names the PostgreSQL of the user's own."""
+        return "DATABASE_URL" if self.database_url is not None else "DB_HOST"
 
     @cached_property
     def own_redis_url(self) -> str | None:
         """The Redis of the user's own, or None where the embedded one serves."""
         return self.redis_url.get_secret_value() if self.redis_url else None
+
+    @cached_property
+    def stated_redis_configuration(self) -> dict[str, str]:
+        """What is stated of a Redis that hides its configuration, by name."""
+        return _stated(self.redis_configuration)
 
 
 def load_settings() -> Settings:
@@ -102,23 +191,33 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"{_variable(e['loc'])}: {e['msg']}" for e in error.errors()]
+        lines = [
+            f"{variable_of(str((*e['loc'], 'settings')[0]))}:"
+            f" {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise ConfigurationError("; ".join(lines)) from None
     except (OSError, UnicodeDecodeError) as error:
         msg = f".env cannot be read: {error}"
         raise ConfigurationError(msg) from None
 
 
-def _variable(loc: tuple[int | str, ...]) -> str:
-    """Name the environment variable behind a field, as the user would have set it."""
-    if not loc:
-        return "settings"
-    name = str(loc[0])
+def variable_of(name: str) -> str:
+    """Return the environment variable behind a field, as the user would set it."""
     field = Settings.model_fields.get(name)
     if field is None:
         return name
     alias = field.validation_alias
     return alias if isinstance(alias, str) else f"ONSALE_{name.upper()}"
+
+
+def _stated(words: str) -> dict[str, str]:
+    """Read `name=value name=value`. Raises ValueError for a name that nothing depends on."""
+    pairs = [word.partition("=") for word in words.split()]
+    if any(name not in REDIS_SETTINGS or not value for name, _, value in pairs):
+        msg = f"expected name=value with names out of {', '.join(REDIS_SETTINGS)}"
+        raise ValueError(msg)
+    return {name: value for name, _, value in pairs}
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,15 +18,10 @@ from pathlib import Path
 
 import structlog
 
-from service import migrations
-from service.embedded import (
-    EmbeddedPostgres,
-    EmbeddedValkey,
-    OwnPostgres,
-    OwnRedis,
-    Store,
-)
+from service import metrics, migrations
+from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.listener import bind, http_url, readiness
+from service.own_stores import OwnPostgres, OwnRedis
 from service.probes import NotReadyError
 from service.processes import Keeper, Role, child_environment, log_tail, stop_leftovers
 from service.resources import sql_directory
@@ -120,6 +115,8 @@ class Supervisor:
         run.acquire()
         taken.callback(run.release)
         await stop_leftovers(run)
+        metrics.clear(self._settings.metrics_directory)
+        taken.callback(metrics.clear, self._settings.metrics_directory)
         listener = bind(self._settings.host, self._settings.port)
         taken.callback(listener.close)
         sockets = make_sockets(run.data)
@@ -155,10 +152,14 @@ class Supervisor:
         await store.prepare()
         keeper = self._keep(store.role) if store.role is not None else None
         deadline = time.monotonic() + START_SECONDS
+        trouble = ""
         while True:
             try:
                 return await store.probe()
             except NotReadyError as error:
+                if keeper is None and str(error) != trouble:
+                    trouble = str(error)
+                    log.warning("waiting for a store", store=store.name, why=trouble)
                 if error.recovering:
                     # A long recovery is no failure: it may take minutes after a crash.
                     deadline = time.monotonic() + START_SECONDS
@@ -227,8 +228,12 @@ def own_or_embedded(settings: Settings, run: RunDirectory, sockets: Path) -> Seq
     """Return the user's own stores where settings name them, else those from the wheels."""
     redis, postgresql = settings.own_redis_url, settings.postgresql_url
     return (
-        OwnRedis(redis) if redis else EmbeddedValkey(run, sockets),
-        OwnPostgres(postgresql) if postgresql else EmbeddedPostgres(run, sockets),
+        OwnRedis(redis, settings.durability, settings.stated_redis_configuration)
+        if redis
+        else EmbeddedValkey(run, sockets),
+        OwnPostgres(postgresql, settings.postgresql_setting)
+        if postgresql
+        else EmbeddedPostgres(run, sockets),
     )
 
 
@@ -255,7 +260,16 @@ def worker_roles(settings: Settings, service: Service, listener: socket.socket) 
     for number in range(1, settings.web_concurrency + 1):
         name = "api" if number == 1 else f"api-{number}"
         argv = (*onsale, "api", "--fd", str(fd))
-        roles.append(Role(name, argv, environment, inherited_fds=(fd,), final_codes=final))
+        roles.append(
+            Role(
+                name,
+                argv,
+                environment,
+                inherited_fds=(fd,),
+                final_codes=final,
+                stop_seconds=settings.drain_s + 5,
+            )
+        )
     return roles
 
 

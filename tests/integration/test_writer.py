@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from service import ledger, outbox
+from service.after_commit import AfterCommit
 from service.app import Worker, make_handshakes, make_writer
 from service.engine import Engine
 from service.errors import LineageError, Problem
@@ -21,9 +22,8 @@ from service.outbox import Change
 from service.record import Application, chain, to_microseconds
 from service.redis_store import RedisStore
 from service.settings import Settings
-from service.writer import Writer
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import WAIT_S, eventually, writing
 from tests.servers import Servers
 
 META, _, OUTBOX = partition_keys(0)
@@ -404,23 +404,92 @@ class TestTrimming:
                 await engine.book(event_id, str(user))
             before = await valkey.xlen(OUTBOX)
             used, _ = await redis_store.outbox_size(0)
-            writer = Writer(
-                redis_store,
-                lambda: ledger.connect(stores.postgresql_url, purpose="test"),
-                make_handshakes(settings, redis_store, "test"),
-                linger_s=0,
-                retained_bytes=used // 3,
-                clock=lambda: 0.0,
-            )
-            writer._committed[0] = Position(1, recorded)
+            after = AfterCommit(redis_store, retained_bytes=used // 3, clock=lambda: 0.0)
             async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
-                await writer._trim(connection)
+                await after.run(connection, {0: Position(1, recorded)}, [0])
             assert 0 < await valkey.xlen(OUTBOX) < before
             first = int((await valkey.xrange(OUTBOX, count=1))[0][1]["first"])
             assert recorded // 3 < first <= recorded
             async with writing(settings):
                 await eventually(lambda: is_recorded(record, valkey))
         await check_record(record, valkey, event_id)
+
+
+class TestDraining:
+    """A writer that is to end brings on record what Redis holds by then, and no more."""
+
+    async def test_a_drained_writer_ends_at_r(
+        self, settings: Settings, redis_store: RedisStore, record: Record, valkey: Client
+    ) -> None:
+        """It ends by itself; every change of before is on record, none is done twice."""
+        async with Worker(settings) as engine:
+            writer = make_writer(settings, redis_store)
+            running = asyncio.create_task(writer.run())
+            event_id = await changed(engine)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await asyncio.gather(*(engine.book(event_id, str(u)) for u in range(100, 1_500)))
+            assert not await is_recorded(record, valkey)
+            writer = make_writer(settings, redis_store)
+            writer.drain()
+            assert await asyncio.wait_for(writer.run(), WAIT_S)
+            assert await is_recorded(record, valkey)
+        await check_record(record, valkey, event_id)
+
+    async def test_it_ends_although_others_go_on(
+        self, settings: Settings, redis_store: RedisStore, record: Record
+    ) -> None:
+        """Its goal is R at the moment of the signal: workers elsewhere cannot hold it for ever."""
+        async with Worker(settings) as engine:
+            writer = make_writer(settings, redis_store)
+            running = asyncio.create_task(writer.run())
+            event_id = await changed(engine)
+            crowd = asyncio.create_task(_crowd(engine, event_id))
+            await eventually(lambda: _cursor_is_beyond(record, 50))
+            writer.drain()
+            await asyncio.wait_for(running, WAIT_S)
+            assert not crowd.done()
+            crowd.cancel()
+            await asyncio.gather(crowd, return_exceptions=True)
+
+    async def test_a_partition_that_has_stopped_is_left_behind_and_named(
+        self, settings: Settings, engine: Engine, redis_store: RedisStore
+    ) -> None:
+        """A writer that cannot bring everything on record does not say that it has."""
+        await changed(engine)
+        writer = make_writer(settings, redis_store)
+        writer._stopped[0] = "refused"
+        writer.drain()
+        assert not await asyncio.wait_for(writer.run(), WAIT_S)
+
+    async def test_it_waits_for_a_record_that_is_away(
+        self, settings: Settings, redis_store: RedisStore, servers: Servers, record: Record,
+        valkey: Client,
+    ) -> None:  # fmt: skip
+        """It does not end before R is on record, and ends once it is."""
+        async with Worker(settings) as engine:
+            writer = make_writer(settings, redis_store)
+            running = asyncio.create_task(writer.run())
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+            await allow_connections(servers, record, allow=False)
+            await engine.book(event_id, "900")
+            writer.drain()
+            assert not (await asyncio.wait({running}, timeout=1.0))[0]
+            await allow_connections(servers, record, allow=True)
+            await asyncio.wait_for(running, WAIT_S)
+            assert await is_recorded(record, valkey)
+
+
+async def _crowd(engine: Engine, event_id: int) -> None:
+    """Book, one after the other, for ever."""
+    for user in itertools.count(1_000):
+        await engine.book(event_id, str(user))
+
+
+async def _cursor_is_beyond(record: Record, seq: int) -> bool:
+    found = await record.fetchval("SELECT seq FROM cursors WHERE partition = 0")
+    return bool(found and found > seq)
 
 
 def _arm(patched: pytest.MonkeyPatch, point: str) -> None:

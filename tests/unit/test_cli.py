@@ -125,14 +125,20 @@ def test_urls_prints_those_of_the_running_service(data: Path) -> None:
 
 @pytest.mark.usefixtures("data")
 def test_urls_prints_the_stores_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where settings name both stores nothing needs to run, and passwords are printed."""
+    """Where settings name both stores nothing needs to run; passwords only when asked for."""
     monkeypatch.setenv("REDIS_URL", "redis://:secret@r:1/0")
     monkeypatch.setenv("DB_HOST", "p")
     monkeypatch.setenv("DB_PASSWORD", "a/b")
-    assert json.loads(onsale("urls", "--json").stdout) == {
+    assert json.loads(onsale("urls", "--json", "--with-passwords").stdout) == {
         "redis": "redis://:secret@r:1/0",
         "postgresql": "postgresql://onsale:a%2Fb@p/onsale",
     }
+    assert json.loads(onsale("urls", "--json").stdout) == {
+        "redis": "redis://:***@r:1/0",
+        "postgresql": "postgresql://onsale:***@p/onsale",
+    }
+    assert "secret" not in onsale("urls").stdout
+    assert "REDIS_URL=redis://:secret@r:1/0\n" in onsale("urls", "--with-passwords").stdout
 
 
 def test_service_json_is_for_the_owner_alone(data: Path) -> None:

@@ -17,9 +17,10 @@ from starlette.routing import Route
 from service import models, openapi
 from service.app import make_app
 from service.errors import PROBLEMS
+from service.metrics import Metrics
 from service.settings import Settings
 
-UNDESCRIBED = {"/", "/docs", "/docs/{file}", "/openapi.json", "/problems/{code}"}
+UNDESCRIBED = {"/", "/docs", "/docs/{file}", "/metrics", "/openapi.json", "/problems/{code}"}
 """Routes for people and tools, which the document does not describe."""
 
 UNLISTED = {
@@ -108,7 +109,7 @@ def app() -> Starlette:
     """The application as it is served, connected to nothing."""
     urls = {"redis_url": "redis://127.0.0.1:1", "database_url": "postgresql://127.0.0.1:1/x"}
     settings = Settings(_env_file=None, **urls)  # type: ignore[arg-type]  # by name, not by type
-    return make_app(settings)
+    return make_app(settings, Metrics())
 
 
 @pytest.fixture

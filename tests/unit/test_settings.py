@@ -1,7 +1,7 @@
 """What can be set, and how what cannot work is refused."""
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
@@ -11,6 +11,7 @@ from service.settings import Settings, load_settings
 SECRET = "p@ss/w:rd?#%41 é"
 BOUNDS = {
     "PORT": (0, 65535),
+    "DB_PORT": (1, 65535),
     "WEB_CONCURRENCY": (1, 64),
     "ONSALE_PARTITIONS": (1, 100),
     "ONSALE_BATCH_ITEMS_MAX": (1, 256),
@@ -21,7 +22,9 @@ BOUNDS = {
 }
 WORDS = {
     "HOST", "REDIS_URL", "DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD",
-    "ONSALE_ALLOW_REMOTE", "ONSALE_DATA_DIR", "ONSALE_DURABILITY",
+    "ONSALE_ALLOW_REMOTE", "ONSALE_DATA_DIR", "ONSALE_DURABILITY", "ONSALE_REDIS_CONFIGURATION",
+    "ONSALE_LOG_FORMAT", "ONSALE_LOG_LEVEL", "ONSALE_ACCESS_LOG", "ONSALE_METRICS_DIR",
+    "ONSALE_ROLE",
 }  # fmt: skip
 
 
@@ -200,6 +203,73 @@ def test_the_parts_make_a_url(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().postgresql_url == "postgresql://onsale@db.example:5433/onsale"
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("db", "5433", "postgresql://onsale@db:5433/onsale"),
+        ("::1", "", "postgresql://onsale@[::1]/onsale"),
+        ("::1", "5433", "postgresql://onsale@[::1]:5433/onsale"),
+        ("/run/pg sql", "", "postgresql://onsale@/onsale?host=/run/pg%20sql"),
+        ("/run/pg", "5433", "postgresql://onsale@/onsale?host=/run/pg&port=5433"),
+    ],
+)
+def test_the_host_may_be_a_name_an_address_or_a_directory(
+    host: str, port: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DB_HOST with DB_PORT reaches TCP by name and by address, and a socket by its directory."""
+    monkeypatch.setenv("DB_HOST", host)
+    monkeypatch.setenv("DB_PORT", port)
+    assert load_settings().postgresql_url == url
+    assert load_settings().postgresql_setting == "DB_HOST"
+
+
+@pytest.mark.parametrize("host", ["db:5433", "h,i", "a b", "u@h", "h/d", "h?x=1", ":5433"])
+def test_a_host_that_is_none_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ports, several hosts, and what would change the meaning of the URL: one line each."""
+    text = refusal(monkeypatch, DB_HOST=host, DB_PORT="5432", DB_PASSWORD=SECRET)
+    assert "DB_HOST" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "DATABASE_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://u:{SECRET}@h/d",
+        f"redis://u:{SECRET}@h/0",
+        f"postgresql://u:{SECRET}@h/d",
+        SECRET,
+        f"://{SECRET}@",
+        "redis://u:pass/word-of-mine@h/0",
+        "postgresql://u:pass/word-of-mine@h/d",
+        "postgresql://u:12#word-of-mine@h/d",
+        "postgresql://u:12?word-of-mine@h/d",
+    ],
+)
+def test_a_url_that_cannot_work_is_refused_without_being_repeated(
+    name: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong scheme, or a password that is not quoted: one line that begins with the setting."""
+    text = refusal(monkeypatch, **{name: url})
+    assert text.startswith(f"{name}: it is not a URL of the form ")
+    assert not [word for word in (SECRET, "word-of-mine", "w:rd") if word in text]
+    assert len(text) < 250
+
+
+def test_what_a_redis_hides_can_be_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words of name=value, with the names that a promise depends on and no others."""
+    stated = "appendonly=yes  appendfsync=always maxmemory-policy=noeviction"
+    monkeypatch.setenv("ONSALE_REDIS_CONFIGURATION", stated)
+    assert load_settings().stated_redis_configuration == {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+    }
+    for wrong in ("appendonly", "appendonly=", "appendfsnyc=always", "save=60"):
+        text = refusal(monkeypatch, ONSALE_REDIS_CONFIGURATION=wrong)
+        assert text.startswith("ONSALE_REDIS_CONFIGURATION: expected name=value with names out of")
+
+
 def test_parts_without_a_host_name_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without DB_HOST the embedded PostgreSQL serves, as with nothing set."""
     monkeypatch.setenv("DB_NAME", "tickets")
@@ -226,14 +296,16 @@ def test_a_redis_of_ones_own_is_used_as_it_stands(monkeypatch: pytest.MonkeyPatc
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither settings printed nor a refusal repeats a password, even when it is the mistake."""
+    quoted = quote(SECRET, safe="")
     secrets = {
-        "REDIS_URL": f"redis://:{SECRET}@r",
-        "DATABASE_URL": f"postgres://u:{SECRET}@h/d",
+        "REDIS_URL": f"redis://:{quoted}@r",
+        "DATABASE_URL": f"postgres://u:{quoted}@h/d",
         "DB_PASSWORD": SECRET,
     }
     for name, value in secrets.items():
         monkeypatch.setenv(name, value)
-    assert SECRET not in repr(load_settings())
-    assert SECRET not in str(load_settings().model_dump())
+    shown = repr(load_settings()) + str(load_settings().model_dump())
+    assert SECRET not in shown
+    assert quoted not in shown
     text = refusal(monkeypatch, PORT=SECRET, ONSALE_DURABILITY=SECRET, ONSALE_PARTITIONS=SECRET)
     assert SECRET not in text

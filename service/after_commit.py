@@ -1,0 +1,61 @@
+"""What follows a commit, each step by itself and at best effort (PROTOCOL, rule 8).
+
+Its failure is no failure of the transaction: whatever is missed here is made good after the next
+commit. Never drops a change that is not on record, nor one of the retained tail.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from redis.exceptions import RedisError
+
+from service.ledger import UNAVAILABLE, Ledger
+from service.lineage import Position
+from service.redis_store import RedisStore
+
+log = structlog.stdlib.get_logger("onsale.writer")
+
+_TRIM_EVERY_S = 1.0
+
+
+class AfterCommit:
+    """Raises the watermark, and keeps the outboxes to their retained tails."""
+
+    def __init__(
+        self, redis: RedisStore, *, retained_bytes: int, clock: Callable[[], float]
+    ) -> None:
+        """`retained_bytes`: of recorded changes, in each partition's outbox."""
+        self._redis = redis
+        self._retained_bytes = retained_bytes
+        self._clock = clock
+        self._trim_at = 0.0
+
+    async def run(
+        self, ledger: Ledger, recorded: Mapping[int, Position], committed: Sequence[int]
+    ) -> None:
+        """Follow a commit of these partitions up; `recorded` says how far all are on record."""
+        for partition in committed:
+            if recorded[partition].epoch:
+                await self._raise_watermark(partition, recorded[partition])
+        if self._clock() >= self._trim_at:
+            self._trim_at = self._clock() + _TRIM_EVERY_S
+            try:
+                await self._trim(ledger, recorded)
+            except (RedisError, *UNAVAILABLE) as error:
+                log.debug("nothing was trimmed", why=str(error))
+
+    async def _raise_watermark(self, partition: int, recorded: Position) -> None:
+        try:
+            await self._redis.raise_watermark(partition, recorded)
+        except (RedisError, OSError) as error:
+            log.debug("the watermark was not raised", partition=partition, why=str(error))
+
+    async def _trim(self, ledger: Ledger, recorded: Mapping[int, Position]) -> None:
+        """Keep a tail of recorded changes, by bytes; drop what is on record and older."""
+        for partition, last in recorded.items():
+            used, first = await self._redis.outbox_size(partition)
+            if used <= self._retained_bytes or not first or first > last.seq:
+                continue
+            retained = (last.seq - first + 1) * self._retained_bytes // used
+            lineage = (await ledger.lineages([partition]))[partition]
+            await self._redis.trim_outbox(partition, lineage.position_of(last.seq - retained + 1))

@@ -1,0 +1,51 @@
+"""Acts on what is found of the stores: refuses what endangers a promise, warns of what is unwise.
+
+The same at the start of `onsale up` and in every handshake. A warning is logged once per process,
+since each handshake of each partition finds it again.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+import structlog
+
+from service.errors import ConfigurationError
+from service.ledger import Ledger
+from service.redis_store import RedisStore
+from service.settings import Durability
+from service.soundness import Finding, judge_postgresql, judge_redis
+
+log = structlog.stdlib.get_logger("onsale.soundness")
+
+
+async def assure(
+    redis: RedisStore,
+    ledger: Ledger,
+    *,
+    partitions: int,
+    durability: Durability,
+    stated: Mapping[str, str],
+) -> None:
+    """Inspect both stores, and hold the deployment against its record.
+
+    `stated`: what a Redis that hides its configuration is set to. Raises ConfigurationError, and
+    what reading the stores raises.
+    """
+    insist(judge_redis(await redis.inspect(), durability, stated))
+    insist(judge_postgresql(await ledger.inspect()))
+    await ledger.claim_partitions(partitions)
+
+
+def insist(findings: Sequence[Finding]) -> None:
+    """Warn of what is unwise; raise ConfigurationError with all that refuses, in one line."""
+    for finding in findings:
+        if not finding.refuses:
+            warn_once(finding.text)
+    if refused := [finding.text for finding in findings if finding.refuses]:
+        raise ConfigurationError("; ".join(refused))
+
+
+@cache
+def warn_once(text: str) -> None:
+    """Say something once per process."""
+    log.warning("unwise", why=text)

@@ -1,0 +1,211 @@
+"""What a process counts, and how all processes of one host are counted together.
+
+Every process writes its numbers into files of a shared directory (prometheus-client's multiprocess
+mode), under a slot of its own that a later process takes over, so that a counter goes on where a
+killed one left it. Knows nothing of tickets: whoever counts brings the words.
+"""
+
+import fcntl
+import glob
+import os
+import time
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.values import MultiProcessValue
+
+log = structlog.stdlib.get_logger("onsale.metrics")
+
+_REQUEST_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+_CALL_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 4.0)
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_CHANGES = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384)
+_SLOTS_MAX = 256
+_FILES = ("counter", "histogram", "gauge_sum", "gauge_mostrecent")
+_FILE_BYTES = 256 << 10
+
+
+class Metrics:
+    """All families that a process may count in. Durations are seconds."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        """`directory` is where other processes count; None where this one counts alone."""
+        self._directory = directory
+        self._registry = CollectorRegistry()
+        self.requests = Histogram(
+            "onsale_request_duration_seconds",
+            "From the request's head to the answer's last byte.",
+            ["route", "status"],
+            buckets=_REQUEST_S,
+            registry=self._registry,
+        )
+        self.problems = self._counter("onsale_problems", "Refusals, by code.", "code")
+        self.outcomes = self._counter(
+            "onsale_outcomes",
+            "What the scripts decided, an item each; a repeat that changed nothing says so.",
+            "operation",
+            "outcome",
+        )
+        self.promotions = self._counter(
+            "onsale_promotions", "Waiters who got a ticket in the step of a cancellation."
+        )
+        self.batch_items = Histogram(
+            "onsale_batch_items",
+            "Requests that shared one script call.",
+            ["script"],
+            buckets=_ITEMS,
+            registry=self._registry,
+        )
+        self.calls = Histogram(
+            "onsale_call_duration_seconds",
+            "One script call with all its repeats, handshakes in between included.",
+            ["script"],
+            buckets=_CALL_S,
+            registry=self._registry,
+        )
+        self.waiting_room = Gauge(
+            "onsale_waiting_room_requests",
+            "Requests that waited for the next script call when the last one left.",
+            ["script"],
+            multiprocess_mode="sum",
+            registry=self._registry,
+        )
+        self.handshakes = self._counter(
+            "onsale_handshakes", "Handshakes, by what they came to.", "partition", "result"
+        )
+        self.recorded = self._counter(
+            "onsale_recorded_changes", "Changes that the writer has put on record.", "kind"
+        )
+        self.commits = Histogram(
+            "onsale_commit_duration_seconds",
+            "One transaction of the writer.",
+            buckets=_CALL_S,
+            registry=self._registry,
+        )
+        self.commit_changes = Histogram(
+            "onsale_commit_changes",
+            "Changes in one transaction of the writer.",
+            buckets=_CHANGES,
+            registry=self._registry,
+        )
+        self.writer_stopped = Gauge(
+            "onsale_writer_stopped",
+            "1 where the writer has stopped and an operator must look.",
+            ["partition"],
+            multiprocess_mode="mostrecent",
+            registry=self._registry,
+        )
+
+    def registry(self) -> CollectorRegistry:
+        """Return what is to be shown: this process's numbers, or those of all together."""
+        if self._directory is None:
+            return self._registry
+        together = CollectorRegistry()
+        MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
+        return together
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(name, what, labels, registry=self._registry)
+
+
+def shared(directory: Path, role: str) -> Metrics:
+    """Return the metrics of a process that counts together with others.
+
+    To be called once, at a process's start. A directory that cannot be used costs the others'
+    numbers, never the start.
+    """
+    return Metrics(_join(directory, role))
+
+
+def note_reconcile(directory: Path, *, exit_code: int, drifts: int) -> None:
+    """Let the service show what `onsale reconcile` came to, where both share a directory."""
+    if _join(directory, "reconcile") is None:
+        return
+    registry = CollectorRegistry()
+    for name, what, value in (
+        ("timestamp_seconds", "When `onsale reconcile` last ended, unix time.", time.time()),
+        ("exit_code", "Of the last one: 0 clean, 1 drift, 2 cannot tell.", exit_code),
+        ("drifts", "Drifts that the last one found.", drifts),
+    ):
+        gauge = Gauge(
+            f"onsale_reconcile_{name}", what, multiprocess_mode="mostrecent", registry=registry
+        )
+        gauge.set(value)
+
+
+def clear(directory: Path) -> None:
+    """Remove what nobody counts in any more; a process that lives and counts there goes on."""
+    for lock in directory.expanduser().glob("*.lock"):
+        descriptor = _lock(lock.parent, lock.stem)
+        if descriptor is None:
+            continue
+        for path in (*lock.parent.glob(f"*_{glob.escape(lock.stem)}.db"), lock):
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _join(directory: Path, role: str) -> Path | None:
+    """Have what is counted from here on written to the directory; None where it cannot be."""
+    try:
+        directory = directory.expanduser().resolve()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        slot = _take_slot(directory, role)
+        for kind in _FILES:
+            _prepare(directory / f"{kind}_{slot}.db")
+    except OSError as error:
+        why = error.strerror or str(error)
+        log.warning("metrics of this process alone", directory=str(directory), why=why)
+        return None
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+    values.ValueClass = MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]
+    return directory
+
+
+def _take_slot(directory: Path, role: str) -> str:
+    """Return a name that no living process has, the role's own if that is free.
+
+    The lock on it ends with the process.
+    """
+    for number in range(1, _SLOTS_MAX + 1):
+        slot = role if number == 1 else f"{role}.{number}"
+        if _lock(directory, slot) is not None:
+            return slot
+    msg = f"{_SLOTS_MAX} processes count as {role} already"
+    raise OSError(msg)
+
+
+def _lock(directory: Path, slot: str) -> int | None:
+    """Return a descriptor that holds the slot's lock, or None where another process does."""
+    path = directory / f"{slot}.lock"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+        os.close(descriptor)  # `clear` has removed the file that was opened
+
+
+def _prepare(path: Path) -> None:
+    """Make a file that can be counted in.
+
+    Its room on disk is taken now: on a full disk, a first write to a page of a mapped file that
+    has none kills the process. What a power cut has garbled is not worth a start that fails.
+    """
+    if path.exists():
+        try:
+            list(MmapedDict.read_all_values_from_file(str(path)))  # type: ignore[no-untyped-call]
+        except Exception as error:  # whatever is in there
+            log.warning("metrics file dropped", file=str(path), why=str(error))
+            path.unlink()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, _FILE_BYTES)
+    finally:
+        os.close(descriptor)

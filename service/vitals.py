@@ -1,0 +1,87 @@
+"""How the two stores stand to each other at this moment: what an operator watches.
+
+Asked of the stores themselves, so that it is true while the writer is down as well. Reads only.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from redis.exceptions import RedisError
+
+from service.errors import CorruptEntryError
+from service.ledger import UNAVAILABLE, LedgerPool
+from service.lineage import NOWHERE, Position
+from service.redis_store import Meta, RedisStore
+
+_LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionVitals:
+    """One partition.
+
+    `meta` is None where Redis has none; `recorded` is P, or W while PostgreSQL is away.
+    `lag_s` is the age of the oldest change that is not on record, in seconds, 0 for none.
+    """
+
+    meta: Meta | None
+    recorded: Position
+    lag_s: float
+    outbox_bytes: int
+
+    @property
+    def lag_changes(self) -> int:
+        """R less P: what the writer has still to do."""
+        return max(0, self.meta.seq - self.recorded.seq) if self.meta else 0
+
+    @property
+    def unrecorded(self) -> int:
+        """R less W: what Redis does not know to be on record."""
+        return max(0, self.meta.seq - self.meta.recorded.seq) if self.meta else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """All partitions, as far as Redis answers; and which of the two stores does."""
+
+    redis_up: bool
+    postgresql_up: bool
+    partitions: Mapping[int, PartitionVitals] = field(default_factory=dict)
+
+
+async def look(redis: RedisStore, ledgers: LedgerPool, partitions: int) -> Vitals:
+    """Ask both stores, each for a second at most. Raises nothing."""
+    numbers = range(partitions)
+    recorded = await _recorded(ledgers, partitions)
+    try:
+        async with asyncio.timeout(_LOOK_S):
+            found = {n: await _partition(redis, n, (recorded or {}).get(n)) for n in numbers}
+    except (RedisError, OSError, TimeoutError):
+        return Vitals(redis_up=False, postgresql_up=recorded is not None)
+    return Vitals(redis_up=True, postgresql_up=recorded is not None, partitions=found)
+
+
+async def _recorded(ledgers: LedgerPool, partitions: int) -> dict[int, Position] | None:
+    """Return P of each partition, None while PostgreSQL is away."""
+    try:
+        async with asyncio.timeout(_LOOK_S), ledgers.acquire() as ledger:
+            cursors = await ledger.cursors(range(partitions))
+    except UNAVAILABLE:
+        return None
+    return {n: cursors[n].last if n in cursors else NOWHERE for n in range(partitions)}
+
+
+async def _partition(redis: RedisStore, number: int, known: Position | None) -> PartitionVitals:
+    meta = await redis.meta(number)
+    if meta is None:
+        return PartitionVitals(None, known or NOWHERE, 0.0, 0)
+    recorded = meta.recorded if known is None else known
+    lag_s = 0.0
+    if meta.seq > recorded.seq:
+        try:
+            lag_s = await redis.outbox_age_s(number, recorded)
+        except CorruptEntryError:
+            lag_s = 0.0  # the writer says loudly what is wrong with it
+    used, _ = await redis.outbox_size(number)
+    return PartitionVitals(meta, recorded, lag_s, used)

@@ -1,0 +1,1 @@
+"""What needs servers that speak TLS, which the wheels' do not: `make test-servers` runs it."""
