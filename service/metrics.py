@@ -5,6 +5,7 @@ mode), under a slot of its own that a later process takes over, so that a counte
 killed one left it. Knows nothing of tickets: whoever counts brings the words.
 """
 
+import contextlib
 import fcntl
 import glob
 import os
@@ -138,13 +139,16 @@ def note_reconcile(directory: Path, *, exit_code: int, drifts: int) -> None:
 
 def clear(directory: Path) -> None:
     """Remove what nobody counts in any more; a process that lives and counts there goes on."""
-    for lock in directory.expanduser().glob("*.lock"):
+    directory = directory.expanduser()
+    for lock in directory.glob("*.lock"):
         descriptor = _lock(lock.parent, lock.stem)
         if descriptor is None:
             continue
         for path in (*lock.parent.glob(f"*_{glob.escape(lock.stem)}.db"), lock):
             path.unlink(missing_ok=True)
         os.close(descriptor)
+    with contextlib.suppress(OSError):  # somebody counts there still, or never did
+        directory.rmdir()
 
 
 def _join(directory: Path, role: str) -> Path | None:
