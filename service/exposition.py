@@ -50,7 +50,7 @@ class Exposition:
     def __init__(
         self, metrics: Metrics, look: Callable[[], Awaitable[Vitals]], version: str
     ) -> None:
-        """`look` asks the stores; it raises nothing and takes two seconds at most."""
+        """`look` asks the stores; it raises nothing and takes three seconds at worst."""
         self._metrics = metrics
         self._look = look
         self._version = version
