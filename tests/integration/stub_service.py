@@ -87,5 +87,7 @@ def workers(settings: Settings, _: Service, listener: socket.socket) -> Sequence
 if __name__ == "__main__":
     from service import supervisor
 
+    # Whoever runs the tests may have it ignored, as under nohup, and children inherit that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     supervisor.DEFAULT_PLAN = Plan(stores, migrate, workers)
     main(["up"])
