@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 from redis.exceptions import RedisError
 
+from service.errors import CorruptEntryError
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import Position
 from service.redis_store import RedisStore
@@ -39,10 +40,11 @@ class AfterCommit:
                 await self._raise_watermark(partition, recorded[partition])
         if self._clock() >= self._trim_at:
             self._trim_at = self._clock() + _TRIM_EVERY_S
-            try:
-                await self._trim(ledger, recorded)
-            except (RedisError, *UNAVAILABLE) as error:
-                log.debug("nothing was trimmed", why=str(error))
+            for partition, last in recorded.items():
+                try:
+                    await self._trim(ledger, partition, last)
+                except (CorruptEntryError, RedisError, *UNAVAILABLE) as error:
+                    log.debug("nothing was trimmed", partition=partition, why=str(error))
 
     async def _raise_watermark(self, partition: int, recorded: Position) -> None:
         try:
@@ -50,12 +52,11 @@ class AfterCommit:
         except (RedisError, OSError) as error:
             log.debug("the watermark was not raised", partition=partition, why=str(error))
 
-    async def _trim(self, ledger: Ledger, recorded: Mapping[int, Position]) -> None:
+    async def _trim(self, ledger: Ledger, partition: int, last: Position) -> None:
         """Keep a tail of recorded changes, by bytes; drop what is on record and older."""
-        for partition, last in recorded.items():
-            used, first = await self._redis.outbox_size(partition)
-            if used <= self._retained_bytes or not first or first > last.seq:
-                continue
-            retained = (last.seq - first + 1) * self._retained_bytes // used
-            lineage = (await ledger.lineages([partition]))[partition]
-            await self._redis.trim_outbox(partition, lineage.position_of(last.seq - retained + 1))
+        used, first = await self._redis.outbox_size(partition)
+        if used <= self._retained_bytes or not first or first > last.seq:
+            return
+        retained = (last.seq - first + 1) * self._retained_bytes // used
+        lineage = (await ledger.lineages([partition]))[partition]
+        await self._redis.trim_outbox(partition, lineage.position_of(last.seq - retained + 1))

@@ -9,7 +9,7 @@ import gc
 import re
 import secrets
 import signal
-import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
@@ -36,7 +36,7 @@ from service.handshake import Handshake
 from service.http1 import Http1
 from service.lanes import Bounds
 from service.ledger import Ledger, LedgerPool
-from service.listener import bind
+from service.listener import bind, inherited
 from service.metrics import Metrics, shared
 from service.partition import Partition
 from service.redis_store import RedisStore
@@ -51,6 +51,7 @@ log = structlog.stdlib.get_logger("onsale")
 
 _KEEP_ALIVE_S = 75
 _WRITER_DRAIN_S = 10
+NOT_DRAINED = 3
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 2048
 
@@ -152,16 +153,20 @@ def serve_api(settings: Settings, fd: int | None) -> None:
         timeout_graceful_shutdown=settings.drain_s,
         backlog=_BACKLOG,
     )
-    listener = socket.socket(fileno=fd) if fd is not None else bind(settings.host, settings.port)
+    listener = inherited(fd) if fd is not None else bind(settings.host, settings.port)
     uvicorn.Server(config).run(sockets=[listener])
 
 
 def run_writer(settings: Settings) -> None:
-    """Carry the outbox into the record until SIGTERM or SIGINT."""
-    uvloop.run(_write(settings))
+    """Carry the outbox into the record until SIGTERM or SIGINT.
+
+    Exit code NOT_DRAINED where not all that Redis holds could be brought on record by then.
+    """
+    if not uvloop.run(_write(settings)):
+        sys.exit(NOT_DRAINED)
 
 
-async def _write(settings: Settings) -> None:
+async def _write(settings: Settings) -> bool:
     redis = RedisStore(_urls(settings)[0])
     metrics = shared(settings.metrics_directory, settings.role or "writer")
     writer = make_writer(settings, redis, metrics)
@@ -186,6 +191,7 @@ async def _write(settings: Settings) -> None:
     else:
         log.warning("ended before all that Redis holds was on record")
     await redis.aclose()
+    return drained
 
 
 def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None = None) -> Writer:

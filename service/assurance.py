@@ -20,7 +20,7 @@ log = structlog.stdlib.get_logger("onsale.soundness")
 
 async def assure(
     redis: RedisStore,
-    ledger: Ledger,
+    ledger: Ledger | None,
     *,
     partitions: int,
     durability: Durability,
@@ -28,12 +28,14 @@ async def assure(
 ) -> None:
     """Inspect both stores, and hold the deployment against its record.
 
-    `stated`: what a Redis that hides its configuration is set to. Raises ConfigurationError, and
-    what reading the stores raises.
+    Redis alone where PostgreSQL is away (`ledger` None): its half of a promise is judged all the
+    same. `stated`: what a Redis that hides its configuration is set to. Raises ConfigurationError,
+    and what reading the stores raises.
     """
     insist(judge_redis(await redis.inspect(), durability, stated))
-    insist(judge_postgresql(await ledger.inspect()))
-    await ledger.claim_partitions(partitions)
+    if ledger is not None:
+        insist(judge_postgresql(await ledger.inspect()))
+        await ledger.claim_partitions(partitions)
 
 
 def insist(findings: Sequence[Finding]) -> None:

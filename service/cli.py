@@ -66,7 +66,10 @@ def api(fd: int | None) -> None:
     from service.app import serve_api  # noqa: PLC0415  # heavy
 
     log_to_stderr(settings, "api")
-    serve_api(settings, fd)
+    try:
+        serve_api(settings, fd)
+    except AddressError as error:
+        raise Failure(str(error)) from None
 
 
 @main.command()

@@ -60,7 +60,7 @@ class Handshake:
         redis: RedisStore,
         connect: Callable[[int], Awaitable[Ledger]],
         *,
-        assure: Callable[[Ledger], Awaitable[None]],
+        assure: Callable[[Ledger | None], Awaitable[None]],
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -118,6 +118,10 @@ class Handshake:
         self, seen: Position, *, adopt: bool, why: str
     ) -> Opened | StaysClosed:
         """PostgreSQL is away: a Redis that was not restarted since may go on; others wait."""
+        try:
+            await self._assure(None)
+        except ConfigurationError as error:
+            raise HandshakeImpossible(str(error)) from error
         meta = await self._redis.meta(self.partition)
         if adopt and meta and await self._serves(meta, seen):
             return Opened(meta.epoch, "adopted")

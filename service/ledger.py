@@ -29,6 +29,9 @@ UNAVAILABLE = (
 )
 """What a statement raises when PostgreSQL cannot do it now; another connection may, later."""
 
+_SESSION = {"timezone": "UTC", "default_transaction_isolation": "read committed"}
+"""Whatever the database's defaults: who has waited for a lock must see what was committed then."""
+
 _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""
 
@@ -132,8 +135,6 @@ class Ledger:
             for row in rows
         }
 
-    # Events.
-
     async def draw_event(self, name: str, capacity: int) -> int:
         """Put a new event on record as `opening`, and return its id."""
         return int(
@@ -189,8 +190,6 @@ class Ledger:
         while rows := await cursor.fetch(count):
             yield [UserOnRecord(*row) for row in rows]
 
-    # The writer.
-
     @asynccontextmanager
     async def applying(self, partitions: Iterable[int]) -> AsyncIterator[Application]:
         """One transaction that holds the cursors' locks; commits at the end, or not at all.
@@ -206,8 +205,6 @@ class Ledger:
                 yield Application(self._connection, cursors, lineages)
         except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
             raise RefusedChangeError(str(error)) from error
-
-    # The handshake.
 
     async def lock_handshake(self, partition: int, *, wait_s: float) -> bool:
         """Become the only handshake of a partition, until this connection ends.
@@ -255,8 +252,8 @@ async def connect(url: str, *, purpose: str, idle_s: int = 0, timeout_s: float =
     `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks.
     """
     settings: dict[str, Any] = {
+        **_SESSION,
         "application_name": f"onsale {purpose}",
-        "timezone": "UTC",
         "lock_timeout": "5s",
         "statement_timeout": "60s",
         "idle_in_transaction_session_timeout": "10s",
@@ -288,7 +285,7 @@ class LedgerPool:
                 max_size=self._size,
                 timeout=self._timeout_s,
                 command_timeout=30.0,
-                server_settings={"application_name": "onsale api", "timezone": "UTC"},
+                server_settings={**_SESSION, "application_name": "onsale api"},
             )
             await self._pool
         async with self._pool.acquire(timeout=self._timeout_s) as connection:

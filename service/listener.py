@@ -38,6 +38,15 @@ def bind(host: str, port: int) -> socket.socket:
         raise AddressError(msg) from None
 
 
+def inherited(descriptor: int) -> socket.socket:
+    """Return the listening socket that a parent process has left open. Raises AddressError."""
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        msg = f"--fd {descriptor} is no socket that was inherited: {error.strerror}"
+        raise AddressError(msg) from None
+
+
 def http_url(listener: socket.socket) -> str:
     """Return the address at which this machine reaches the socket."""
     host, port = _reachable(listener)

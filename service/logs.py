@@ -7,7 +7,7 @@ line holds a password, wherever in it a URL may stand.
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 import structlog
@@ -113,7 +113,15 @@ def _as_text() -> list[Processor]:
 
 
 def _mask_passwords(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
-    return {
-        key: value if isinstance(value, (int, float)) else without_passwords(str(value))
-        for key, value in event.items()
-    }
+    return {key: _masked(value) for key, value in event.items()}
+
+
+def _masked(value: Any) -> Any:
+    """Keep what JSON has a type for; everything else as text."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _masked(held) for key, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_masked(held) for held in value]
+    return without_passwords(str(value))

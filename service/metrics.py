@@ -7,15 +7,19 @@ killed one left it. Knows nothing of tickets: whoever counts brings the words.
 
 import contextlib
 import fcntl
-import glob
+import json
 import os
+import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.core import Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
 log = structlog.stdlib.get_logger("onsale.metrics")
@@ -100,16 +104,36 @@ class Metrics:
             registry=self._registry,
         )
 
-    def registry(self) -> CollectorRegistry:
+    def registry(self) -> Collector:
         """Return what is to be shown: this process's numbers, or those of all together."""
-        if self._directory is None:
-            return self._registry
-        together = CollectorRegistry()
-        MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
-        return together
+        return self._registry if self._directory is None else _Together(self._directory)
 
     def _counter(self, name: str, what: str, *labels: str) -> Counter:
         return Counter(name, what, labels, registry=self._registry)
+
+
+class _Together(Collector):
+    """What all files of a directory add up to; one that cannot be read costs its own numbers."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield every family once."""
+        files = [path for path in _files(self._directory) if self._counts(path)]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
+            [str(path) for path in files if not _flaw(path)]
+        )
+        return merged
+
+    def _counts(self, path: Path) -> bool:
+        """Whether a file's numbers still stand: what waited in a process that is gone does not."""
+        if not path.name.startswith("gauge_sum_"):
+            return True
+        descriptor = _lock(self._directory, _slot_of(path))
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is None
 
 
 def shared(directory: Path, role: str) -> Metrics:
@@ -138,17 +162,48 @@ def note_reconcile(directory: Path, *, exit_code: int, drifts: int) -> None:
 
 
 def clear(directory: Path) -> None:
-    """Remove what nobody counts in any more; a process that lives and counts there goes on."""
+    """Remove what nobody counts in any more; a process that lives and counts there goes on.
+
+    Nothing else in the directory is touched, nor is a file of somebody else's.
+    """
     directory = directory.expanduser()
-    for lock in directory.glob("*.lock"):
-        descriptor = _lock(lock.parent, lock.stem)
-        if descriptor is None:
-            continue
-        for path in (*lock.parent.glob(f"*_{glob.escape(lock.stem)}.db"), lock):
-            path.unlink(missing_ok=True)
-        os.close(descriptor)
+    for slot in {_slot_of(path) for path in _files(directory)}:
+        try:
+            descriptor = _lock(directory, slot)
+            if descriptor is None:
+                continue
+            for path in (
+                *(directory / f"{kind}_{slot}.db" for kind in _FILES),
+                directory / f"{slot}.lock",
+            ):
+                path.unlink(missing_ok=True)
+            os.close(descriptor)
+        except OSError as error:
+            log.warning("metrics not cleared", slot=slot, why=error.strerror or str(error))
     with contextlib.suppress(OSError):  # somebody counts there still, or never did
         directory.rmdir()
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for kind in _FILES for path in directory.glob(f"{kind}_*.db")]
+
+
+def _slot_of(path: Path) -> str:
+    return path.stem.rpartition("_")[2]
+
+
+def _flaw(path: Path) -> str:
+    """Return what keeps a file from being read, empty when nothing does."""
+    try:
+        with path.open("rb") as file:
+            used = int.from_bytes(file.read(4), sys.byteorder, signed=True)
+        if not 0 <= used <= path.stat().st_size:
+            return "its first word is not its length"
+        for key, *_ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+            json.loads(key)
+    except Exception as error:  # whatever a power cut has left in there
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _join(directory: Path, role: str) -> Path | None:
@@ -202,14 +257,14 @@ def _prepare(path: Path) -> None:
     Its room on disk is taken now: on a full disk, a first write to a page of a mapped file that
     has none kills the process. What a power cut has garbled is not worth a start that fails.
     """
-    if path.exists():
-        try:
-            list(MmapedDict.read_all_values_from_file(str(path)))  # type: ignore[no-untyped-call]
-        except Exception as error:  # whatever is in there
-            log.warning("metrics file dropped", file=str(path), why=str(error))
-            path.unlink()
+    if path.exists() and (why := _flaw(path)):
+        log.warning("metrics file dropped", file=str(path), why=why)
+        path.unlink()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, _FILE_BYTES)
+    except OSError:
+        path.unlink()
+        raise
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ from service.errors import ConfigurationError
 from service.probes import probe_postgresql, probe_redis
 from service.processes import Role
 from service.settings import Durability
-from service.soundness import judge_limits, judge_postgresql, judge_redis
+from service.soundness import PostgresqlAsFound, judge_limits, judge_postgresql, judge_redis
 
 
 class OwnRedis:
@@ -59,10 +59,21 @@ class OwnPostgres:
         try:
             found = await probe_postgresql(self.url, self._setting)
         except asyncpg.InvalidCatalogNameError:
-            found = await probe_postgresql(self.url, self._setting, database="postgres")
+            found = await self._probe_elsewhere()
         with _named(self._setting):
             insist(judge_postgresql(found))
         return str(found)
+
+    async def _probe_elsewhere(self) -> PostgresqlAsFound:
+        """Ask through the database that every server has, but for a few."""
+        try:
+            return await probe_postgresql(self.url, self._setting, database="postgres")
+        except asyncpg.InvalidCatalogNameError:
+            msg = (
+                f"{self._setting}: the database is missing, and there is no database postgres to"
+                " make it from; create it"
+            )
+            raise ConfigurationError(msg) from None
 
 
 @contextmanager

@@ -27,6 +27,9 @@ SETTLED_S = 10.0
 LOG_BYTES_MAX = 16 << 20
 """A log beyond this is set aside when its role starts; the one set aside before is dropped."""
 
+_MARK = "ONSALE_SUPERVISED_IN"
+"""In the environment of children alone: a role that somebody runs by hand is no leftover."""
+
 STOP_ORDER = ("api", "writer", "valkey", "postgresql")
 
 log = structlog.stdlib.get_logger("onsale.processes")
@@ -175,7 +178,7 @@ def child_environment(
     run: RunDirectory, role: str, more: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """Return a child's environment, marked so that a later supervisor recognises it."""
-    marks = {"ONSALE_DATA_DIR": str(run.data), "ONSALE_ROLE": role}
+    marks = {"ONSALE_DATA_DIR": str(run.data), "ONSALE_ROLE": role, _MARK: str(run.data)}
     return {**os.environ, **(more or {}), **marks}
 
 
@@ -228,8 +231,8 @@ def find_leftovers(run: RunDirectory) -> list[tuple[str, psutil.Process]]:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             marks = process.environ()
-            if marks.get("ONSALE_DATA_DIR") == str(run.data) and "ONSALE_ROLE" in marks:
-                found[process.pid] = (marks["ONSALE_ROLE"], process)
+            if marks.get(_MARK) == str(run.data):
+                found[process.pid] = (marks.get("ONSALE_ROLE", ""), process)
     for role, (pid, created) in run.read_pids().items():
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)

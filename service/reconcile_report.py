@@ -5,6 +5,7 @@ Invariant: of people nothing but user ids, of the stores' addresses nothing.
 
 import asyncio
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
@@ -43,9 +44,16 @@ def run(
     """
     report = _compared(redis_url, postgresql_url, event_ids)
     exit_code = report.exit_code if report else _CANNOT_TELL
-    if report:
-        click.echo(json.dumps(as_json(report)) if machine_readable else render(report))
-    if event_ids is None and metrics_directory.is_dir():
+    try:
+        if report:
+            click.echo(json.dumps(as_json(report)) if machine_readable else render(report))
+        elif machine_readable:
+            click.echo(json.dumps({"verdict": "cannot_tell", "exitCode": _CANNOT_TELL}))
+    except OSError as error:
+        # Nobody could read it; and Python's own exit code for that would read as a drift.
+        click.echo(f"onsale: cannot tell: {error.strerror or error}", err=True)
+        os._exit(_CANNOT_TELL)  # without another attempt to write what is left in the buffer
+    if event_ids is None and metrics_directory.expanduser().is_dir():
         drifts = len(report.drifts) if report else 0
         metrics.note_reconcile(metrics_directory, exit_code=exit_code, drifts=drifts)
     return exit_code
@@ -188,15 +196,20 @@ def _word(event: EventFinding) -> str:
     return "not in Redis" if event.absent else event.verdict.replace("_", " ")
 
 
+def _printable(text: str) -> str:
+    """Return what somebody put into a store by hand so that it cannot pass for a line of ours."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def _drifts(report: Report) -> str:
     drifts = report.drifts
     rows = [
         [
             f"{drift.event_id}",
-            drift.user_id or "-",
+            _printable(drift.user_id or "-"),
             drift.kind,
-            drift.redis or "nothing",
-            drift.record or "nothing",
+            _printable(drift.redis or "nothing"),
+            _printable(drift.record or "nothing"),
         ]
         for drift in _some(drifts)
     ]
@@ -215,7 +228,8 @@ def _notes(report: Report) -> Iterable[str]:
     ]
     lines += [
         f"event {event.event_id}: {_count(len(event.unsettled), 'user')} changed in every pass, so"
-        f" that no place in the waiting list can be told: {', '.join(event.unsettled[:5])}."
+        " that no place in the waiting list can be told:"
+        f" {', '.join(map(_printable, event.unsettled[:5]))}."
         for event in _some([event for event in report.events if event.unsettled])
     ]
     if any(event.absent for event in report.events):

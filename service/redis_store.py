@@ -58,6 +58,8 @@ class RedisStore:
         pool = ConnectionPool.from_url(
             url,
             decode_responses=True,
+            # What is no UTF-8 was written by no script: it is met where its meaning is judged.
+            encoding_errors="surrogateescape",
             retry=Retry(NoBackoff(), 0),
             # With a time-out of its own redis-py 8.1 sends through `asyncio.wait_for`, which on
             # Python 3.11 swallows a cancellation now and then (measured: every eighth writer that
@@ -145,11 +147,14 @@ class RedisStore:
         return max(0.0, now[0] + (now[1] - oldest) / 1e6)
 
     async def outbox_size(self, partition: int) -> tuple[int, int]:
-        """Return the outbox's memory in bytes, about, and the seq of its first change (0: none)."""
+        """Return the outbox's memory in bytes, about, and the seq of its first change (0: none).
+
+        Raises CorruptEntryError.
+        """
         outbox_key = keys.partition_keys(partition).outbox
         first = await self._within(self._client.xrange(outbox_key, count=1))
         used = await self._within(self._client.memory_usage(outbox_key))
-        return int(used or 0), int(first[0][1]["first"]) if first else 0
+        return int(used or 0), outbox.decode(*first[0]).first if first else 0
 
     async def trim_outbox(self, partition: int, first_retained: Position) -> int:
         """Drop the entries whose changes all come before a position; return how many."""

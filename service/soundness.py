@@ -134,7 +134,7 @@ def judge_postgresql(found: PostgresqlAsFound) -> list[Finding]:
         if found.settings[name] == "off":
             findings.append(Finding(f"PostgreSQL has {name} 'off'; 'on' is needed: {why}"))
     encoding = found.settings["server_encoding"]
-    if encoding not in ("UTF8", "SQL_ASCII"):
+    if encoding != "UTF8":  # SQL_ASCII refuses what is not ASCII in JSON, and the writer stops
         findings.append(
             Finding(
                 f"the database has the encoding '{encoding}'; 'UTF8' is needed: it could not store"

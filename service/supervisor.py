@@ -204,6 +204,9 @@ class Supervisor:
             for keeper, end in zip(group, ends, strict=True):
                 if end is not None:
                     log.error("role not stopped in order", role=keeper.role.name, why=str(end))
+                elif keeper.role.name == "writer" and keeper.last_code:
+                    # The next start goes on where it was; who wants to move a store must know.
+                    log.warning("not all that Redis holds is on record", log=str(keeper.log_file))
 
 
 async def _both(first: Awaitable[str], second: Awaitable[str]) -> Sequence[str]:

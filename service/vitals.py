@@ -4,6 +4,7 @@ Asked of the stores themselves, so that it is true while the writer is down as w
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -77,11 +78,10 @@ async def _partition(redis: RedisStore, number: int, known: Position | None) -> 
     if meta is None:
         return PartitionVitals(None, known or NOWHERE, 0.0, 0)
     recorded = meta.recorded if known is None else known
-    lag_s = 0.0
+    lag_s, used = 0.0, 0
+    with contextlib.suppress(CorruptEntryError):  # the writer says loudly what is wrong with it
+        used, _ = await redis.outbox_size(number)
     if meta.seq > recorded.seq:
-        try:
+        with contextlib.suppress(CorruptEntryError):
             lag_s = await redis.outbox_age_s(number, recorded)
-        except CorruptEntryError:
-            lag_s = 0.0  # the writer says loudly what is wrong with it
-    used, _ = await redis.outbox_size(number)
     return PartitionVitals(meta, recorded, lag_s, used)

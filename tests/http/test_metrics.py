@@ -108,17 +108,24 @@ def test_two_workers_and_the_writer_add_up_to_the_journal(two_workers: Running) 
 
 def test_both_workers_counted(two_workers: Running) -> None:
     """The sum is one of two: neither worker answers for itself alone."""
-    asyncio.run(crowd(two_workers))
     directory = two_workers.data / "run" / "metrics"
     assert {file.stem for file in directory.glob("counter_*.db")} == {
         "counter_api",
         "counter_api-2",
         "counter_writer",
     }
-    for file in directory.glob("histogram_api*.db"):
+
+    def counted(file: Path) -> bool:
         samples = MmapedDict.read_all_values_from_file(str(file))  # type: ignore[no-untyped-call]
         names = {json.loads(key)[1] for key, value, _, _ in samples if value > 0}
-        assert "onsale_batch_items_sum" in names
+        return "onsale_batch_items_sum" in names
+
+    # Which of the two takes a connection is the kernel's to choose.
+    for _ in range(20):
+        asyncio.run(crowd(two_workers))
+        if all(counted(file) for file in directory.glob("histogram_api*.db")):
+            return
+    pytest.fail("one worker had no request in twenty crowds")
 
 
 @contextlib.contextmanager

@@ -2,17 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from service.app import Worker, make_handshakes
+from service.assurance import assure
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
 from service.keys import partition_keys
-from service.ledger import Ledger
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -499,6 +500,18 @@ class TestConfiguration:
         finally:
             await valkey.config_set(name, before)
 
+    async def test_it_is_refused_while_postgresql_is_away_too(
+        self, handshake: Handshake, redis_store: RedisStore, valkey: Client
+    ) -> None:
+        """Its half of the promise needs no record to be judged."""
+        assert await handshake.run() == Opened(1)
+        await valkey.config_set("appendfsync", "everysec")
+        try:
+            with pytest.raises(HandshakeImpossible, match="appendfsync 'everysec'"):
+                await _without_postgresql(redis_store).run()
+        finally:
+            await valkey.config_set("appendfsync", "always")
+
     async def test_a_redis_that_became_a_replica_is_refused(
         self, handshake: Handshake, valkey: Client
     ) -> None:
@@ -522,6 +535,23 @@ class TestConfiguration:
         await record.execute(f'ALTER DATABASE "{database}" SET {name} = {value}')
         with pytest.raises(HandshakeImpossible, match=f"{name} '{value}'|read-only transaction"):
             await handshake.run()
+
+    async def test_a_record_that_cannot_store_every_name_is_refused(
+        self, settings: Settings, redis_store: RedisStore, record: Record
+    ) -> None:
+        """SQL_ASCII refuses what is not ASCII in JSON: one such name would stop the writer."""
+        name = f"{await record.fetchval('SELECT current_database()')}_ascii"
+        await record.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII'"
+            " LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+        assert settings.postgresql_url is not None
+        url, _, where = settings.postgresql_url.partition("?")
+        ascii_ = Settings(
+            redis_url=settings.redis_url, database_url=f"{url.rpartition('/')[0]}/{name}?{where}"
+        )
+        with pytest.raises(HandshakeImpossible, match="the encoding 'SQL_ASCII'"):
+            await make_handshakes(ascii_, redis_store, "test")[0].run()
 
     async def test_another_number_of_partitions_is_refused(
         self, stores: Stores, handshake: Handshake, redis_store: RedisStore
@@ -552,10 +582,8 @@ def _without_postgresql(redis_store: RedisStore) -> Handshake:
     async def refuse(_: int) -> Any:
         raise ConnectionRefusedError
 
-    async def nothing(_: Ledger) -> None:
-        """There is no record to be held against."""
-
-    return Handshake(0, redis_store, refuse, assure=nothing)
+    sound = partial(assure, redis_store, partitions=1, durability="fsync", stated={})
+    return Handshake(0, redis_store, refuse, assure=sound)
 
 
 async def _is(found: Coroutine[Any, Any, Position], wanted: Position) -> bool:

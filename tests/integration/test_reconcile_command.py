@@ -135,6 +135,17 @@ def test_a_failure_of_its_own_is_no_drift(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("event_id")
+def test_what_nobody_can_read_is_no_drift(environment: dict[str, str]) -> None:
+    """A disk that is full under the output ends with 2: it said nothing of the stores."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            ONSALE, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == "onsale: cannot tell: No space left on device\n"
+
+
+@pytest.mark.usefixtures("event_id")
 def test_a_bar_is_drawn_on_a_terminal(environment: dict[str, str]) -> None:
     """On stderr, and taken away at the end; stdout stays what it is."""
     ours, theirs = pty.openpty()

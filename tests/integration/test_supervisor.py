@@ -19,6 +19,9 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
+from service.processes import child_environment, find_leftovers
+from service.rundir import RunDirectory
+
 T = TypeVar("T")
 
 STUB = Path(__file__).with_name("stub_service.py")
@@ -131,6 +134,21 @@ def up(tmp_path: Path) -> Iterator[Up]:
     up = Up(tmp_path)
     yield up
     up.end()
+
+
+def test_a_role_that_somebody_runs_by_hand_is_no_leftover(data_dir: Path) -> None:
+    """It has the settings of one, and not the mark that a supervisor's children have."""
+    run = RunDirectory(data_dir)
+    environment = {**os.environ, "ONSALE_DATA_DIR": str(run.data), "ONSALE_ROLE": "api-east"}
+    with (
+        subprocess.Popen(["sleep", "60"], env=environment) as by_hand,
+        subprocess.Popen(["sleep", "60"], env=child_environment(run, "api-2")) as child,
+    ):
+        try:
+            assert [(r, p.pid) for r, p in find_leftovers(run)] == [("api-2", child.pid)]
+        finally:
+            by_hand.kill()
+            child.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

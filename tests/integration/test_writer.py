@@ -13,15 +13,16 @@ from service import ledger, outbox
 from service.after_commit import AfterCommit
 from service.app import Worker, make_handshakes, make_writer
 from service.engine import Engine
-from service.errors import LineageError, Problem
-from service.handshake import Opened
+from service.errors import CorruptEntryError, LineageError, Problem
+from service.handshake import Handshake, Opened
 from service.keys import partition_keys
-from service.ledger import Ledger
+from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
 from service.outbox import Change
 from service.record import Application, chain, to_microseconds
 from service.redis_store import RedisStore
 from service.settings import Settings
+from service.vitals import look
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import WAIT_S, eventually, writing
 from tests.servers import Servers
@@ -241,6 +242,38 @@ class TestDeath:
         await check_record(record, valkey, event_id)
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_who_waited_for_the_cursor_sees_what_was_committed_then(
+    stores: Stores, handshake: Handshake, record: Record, level: str
+) -> None:
+    """Whatever the database's default isolation: the epochs are those of after the wait."""
+    assert await handshake.run() == Opened(1)
+    database = await record.fetchval("SELECT current_database()")
+    await record.execute(f"ALTER DATABASE {database} SET default_transaction_isolation = '{level}'")
+    connection = await ledger.connect(stores.postgresql_url, purpose="test")
+
+    async def newest() -> int:
+        async with connection, connection.applying([0]) as application:
+            epoch = application.lineages[0].newest
+            assert epoch is not None
+            return epoch.epoch
+
+    async def waits() -> bool:
+        return bool(
+            await record.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> 0")
+        )
+
+    async with record.transaction():
+        await record.execute("SELECT * FROM cursors FOR UPDATE")
+        asked = asyncio.create_task(newest())
+        await eventually(waits)
+        await record.execute(
+            "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
+            " VALUES (0, 2, 'continue', 1, 1, 'a test')"
+        )
+    assert await asked == 2
+
+
 class TestRefusal:
     """What the writer does not apply."""
 
@@ -413,6 +446,25 @@ class TestTrimming:
             async with writing(settings):
                 await eventually(lambda: is_recorded(record, valkey))
         await check_record(record, valkey, event_id)
+
+    async def test_an_entry_that_cannot_be_read_trims_nothing_and_fails_nothing(
+        self, stores: Stores, redis_store: RedisStore, valkey: Client, handshake: Handshake
+    ) -> None:
+        """At the head of the outbox, where its size is asked for; the metrics do without."""
+        assert await handshake.run() == Opened(1)
+        await valkey.delete(OUTBOX)
+        await valkey.xadd(OUTBOX, {"a": "b"}, "1-1")
+        with pytest.raises(CorruptEntryError):
+            await redis_store.outbox_size(0)
+        after = AfterCommit(redis_store, retained_bytes=1, clock=lambda: 0.0)
+        async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+            await after.run(connection, {0: Position(1, 1)}, [0])
+        assert await valkey.xlen(OUTBOX) == 1
+        pool = LedgerPool(stores.postgresql_url)
+        vitals = await look(redis_store, pool, 1)
+        await pool.aclose()
+        assert vitals.partitions[0].outbox_bytes == 0
+        assert vitals.partitions[0].lag_changes == 1
 
 
 class TestDraining:

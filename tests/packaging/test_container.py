@@ -37,7 +37,7 @@ STORES = {name: found for name, found in SERVICES.items() if "build" not in foun
 LAST = max(i.stage for i in DOCKERFILE)
 
 OF_THE_IMAGE = {
-    "valkey": {"VALKEY_PASSWORD"},  # read by nothing but its own health check
+    "valkey": {"REDISCLI_AUTH"},  # read by nothing but its own health check
     "postgresql": {"POSTGRES_DB", "POSTGRES_PASSWORD", "POSTGRES_USER"},
 }
 """What the stores' images may be told. Ours read settings."""

@@ -49,6 +49,15 @@ def test_a_line_is_json_where_nobody_reads_along(lines: Lines) -> None:
     assert (line["event"], line["process"], line["partition"]) == ("epoch decided", "api-2", 3)
 
 
+def test_values_keep_their_types(lines: Lines) -> None:
+    """What JSON has a type for stays of it, at every depth, and passwords go from there too."""
+    logs.configure()
+    log.info("x", none=None, yes=True, number=1.5, deep={"a": [1, None, "redis://:pw@h"]})
+    (line,) = lines()
+    assert (line["none"], line["yes"], line["number"]) == (None, True, 1.5)
+    assert line["deep"] == {"a": [1, None, "redis://:***@h"]}
+
+
 def test_other_libraries_lines_are_json_too(lines: Lines) -> None:
     """Their arguments are in the text."""
     logs.configure()

@@ -65,11 +65,12 @@ def shown(counted: Metrics) -> dict[str, float]:
 def test_processes_are_counted_together(tmp_path: Path) -> None:
     """The sum is that of all, of the killed ones too."""
     processes = [counting(tmp_path, "api", 3), counting(tmp_path, "api-2", 4)]
+    found = shown(Metrics(tmp_path))
     end(*processes)
+    assert found["onsale_waiting_room_requests{book}"] == 7
     found = shown(Metrics(tmp_path))
     assert found["onsale_problems_total{overloaded}"] == 7
     assert found["onsale_batch_items_count{book}"] == 2
-    assert found["onsale_waiting_room_requests{book}"] == 7
 
 
 def test_a_counter_goes_on_where_a_killed_process_left_it(tmp_path: Path) -> None:
@@ -108,6 +109,46 @@ def test_a_garbled_file_costs_its_numbers_and_no_start(tmp_path: Path) -> None:
     file.write_bytes(content)
     end(counting(tmp_path, "api", 4))
     assert shown(Metrics(tmp_path))["onsale_problems_total{overloaded}"] == 4
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x00\x10\x00\x00" + bytes(8192), b"\xff" * 64, b"x"], ids=repr
+)
+def test_a_file_that_cannot_be_read_costs_no_scrape(tmp_path: Path, content: bytes) -> None:
+    """Whatever is in it: the others' numbers are shown, and a start mends it."""
+    end(counting(tmp_path, "api", 3))
+    (tmp_path / "counter_api.7.db").write_bytes(content)
+    assert shown(Metrics(tmp_path))["onsale_problems_total{overloaded}"] == 3
+    (tmp_path / "counter_api.db").write_bytes(content)
+    end(counting(tmp_path, "api", 4))
+    assert shown(Metrics(tmp_path))["onsale_problems_total{overloaded}"] == 4
+
+
+def test_a_directory_that_has_gone_costs_no_scrape(tmp_path: Path) -> None:
+    """There is nothing to show, and nothing fails."""
+    assert shown(Metrics(tmp_path / "gone")) == {}
+
+
+def test_what_waited_in_a_process_that_has_gone_waits_no_more(tmp_path: Path) -> None:
+    """A waiting room is empty without its process; what was counted stays counted."""
+    living = counting(tmp_path, "api", 3)
+    end(counting(tmp_path, "api-2", 4))
+    found = shown(Metrics(tmp_path))
+    end(living)
+    assert found["onsale_waiting_room_requests{book}"] == 3
+    assert found["onsale_problems_total{overloaded}"] == 7
+
+
+def test_clearing_touches_nothing_of_others(tmp_path: Path) -> None:
+    """Neither other files nor locks of others; and a lock that cannot be opened fails nothing."""
+    end(counting(tmp_path, "api", 3))
+    kept = [".s.PGSQL.5432.lock", "poetry.lock", "my_poetry.db", "counter.db"]
+    for name in kept:
+        (tmp_path / name).touch()
+    (tmp_path / "counter_odd.db").touch()
+    (tmp_path / "odd.lock").mkdir()
+    metrics.clear(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "counter_odd.db", "odd.lock"}
 
 
 def test_the_room_on_disk_is_taken_before_anything_is_counted(tmp_path: Path) -> None:
