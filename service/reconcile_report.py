@@ -5,27 +5,18 @@ Invariant: of people nothing but user ids, of the stores' addresses nothing.
 
 import asyncio
 import json
-import sys
-import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import click
-from redis.exceptions import RedisError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from service import metrics
-from service.findings import EXIT_CODES, KINDS, EventFinding, Report
-from service.ledger import UNAVAILABLE
-from service.reconciler import OnProgress, UnknownEventError, reconcile
+from service.findings import KINDS, EventFinding, Report
+from service.looking import count, looked, rest, some, table
+from service.reconciler import UnknownEventError, reconcile
 
-_LINES_MAX = 100
 _WORST_FIRST = ("drift", "cannot_tell", "clean")
-_CANNOT_TELL = EXIT_CODES["cannot_tell"]
 
 
 def run(
@@ -42,70 +33,24 @@ def run(
     directory.
     """
     report = _compared(redis_url, postgresql_url, event_ids)
-    exit_code = report.exit_code if report else _CANNOT_TELL
-    if report:
+    exit_code = report.exit_code if isinstance(report, Report) else report
+    if isinstance(report, Report):
         click.echo(json.dumps(as_json(report)) if machine_readable else render(report))
     if event_ids is None and metrics_directory.is_dir():
-        drifts = len(report.drifts) if report else 0
+        drifts = len(report.drifts) if isinstance(report, Report) else 0
         metrics.note_reconcile(metrics_directory, exit_code=exit_code, drifts=drifts)
     return exit_code
 
 
-def _compared(
-    redis_url: str, postgresql_url: str, event_ids: Sequence[int] | None
-) -> Report | None:
-    """Return the report, or None after a line that says why there is none."""
-    try:
-        with _progress() as on_progress:
-            return asyncio.run(
-                reconcile(redis_url, postgresql_url, event_ids=event_ids, on_progress=on_progress)
-            )
-    except UnknownEventError as error:
-        why = str(error)
-    except asyncpg.UndefinedTableError:
-        why = "the record has no tables; apply the migrations with `onsale migrate up`"
-    except RedisError as error:
-        why = f"cannot tell: Redis: {_what(error)}"
-    except UNAVAILABLE as error:
-        why = f"cannot tell: PostgreSQL: {_what(error)}"
-    except KeyboardInterrupt:
-        why = "cannot tell: interrupted"
-    except Exception as error:  # a failure of ours must not pass for a drift, which is exit code 1
-        traceback.print_exc()
-        why = f"cannot tell: {_what(error)}"
-    click.echo(f"onsale: {' '.join(why.split())}", err=True)
-    return None
-
-
-def _what(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
-class _Bar(AbstractContextManager[OnProgress]):
-    """A bar on stderr, which goes when the work is done."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("comparing"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-
-    def __enter__(self) -> OnProgress:
-        self._bar.start()
-        task = self._bar.add_task("")
-        return lambda done, total: self._bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
-def _progress() -> AbstractContextManager[OnProgress | None]:
-    """Show how far it is, where somebody watches."""
-    return _Bar() if sys.stderr.isatty() else nullcontext()
+def _compared(redis_url: str, postgresql_url: str, event_ids: Sequence[int] | None) -> Report | int:
+    """Return the report, or the exit code after a line that says why there is none."""
+    return looked(
+        "comparing",
+        lambda on_progress: asyncio.run(
+            reconcile(redis_url, postgresql_url, event_ids=event_ids, on_progress=on_progress)
+        ),
+        unknown=UnknownEventError,
+    )
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -163,7 +108,7 @@ def _partitions(report: Report) -> str:
         [f"{p.partition}", f"{p.epoch}", f"{p.last:,}", f"{p.recorded:,}", f"{p.in_flight:,}"]
         for p in report.partitions
     ]
-    return _table(["partition", "epoch", "Redis at seq", "record at", "in flight"], rows, ">>>>>")
+    return table(["partition", "epoch", "Redis at seq", "record at", "in flight"], rows, ">>>>>")
 
 
 def _events(report: Report) -> str:
@@ -178,10 +123,10 @@ def _events(report: Report) -> str:
             f"{event.in_flight:,}",
             _word(event),
         ]
-        for event in _some(worst_first)
+        for event in some(worst_first)
     ]
     heads = ["event", "at seq", "users", "booked", "waiting", "in flight", "verdict"]
-    return _table(heads, rows, ">>>>>><") + _rest(len(worst_first), "events")
+    return table(heads, rows, ">>>>>><") + rest(len(worst_first), "events")
 
 
 def _word(event: EventFinding) -> str:
@@ -198,10 +143,10 @@ def _drifts(report: Report) -> str:
             drift.redis or "nothing",
             drift.record or "nothing",
         ]
-        for drift in _some(drifts)
+        for drift in some(drifts)
     ]
     heads = ["event", "user", "drift", "Redis says", "the record says"]
-    return _table(heads, rows, "><<<<") + _rest(len(drifts), "drifts")
+    return table(heads, rows, "><<<<") + rest(len(drifts), "drifts")
 
 
 def _notes(report: Report) -> Iterable[str]:
@@ -214,9 +159,9 @@ def _notes(report: Report) -> Iterable[str]:
         if p.reason
     ]
     lines += [
-        f"event {event.event_id}: {_count(len(event.unsettled), 'user')} changed in every pass, so"
+        f"event {event.event_id}: {count(len(event.unsettled), 'user')} changed in every pass, so"
         f" that no place in the waiting list can be told: {', '.join(event.unsettled[:5])}."
-        for event in _some([event for event in report.events if event.unsettled])
+        for event in some([event for event in report.events if event.unsettled])
     ]
     if any(event.absent for event in report.events):
         lines.append(
@@ -234,38 +179,12 @@ def _notes(report: Report) -> Iterable[str]:
 def _verdict(report: Report) -> str:
     events = [event for event in report.events if not event.absent]
     compared = (
-        f"{_count(sum(event.users for event in events), 'user')} of"
-        f" {_count(len(events), 'event')} compared in {report.seconds:.1f} s"
+        f"{count(sum(event.users for event in events), 'user')} of"
+        f" {count(len(events), 'event')} compared in {report.seconds:.1f} s"
     )
     if report.verdict == "drift":
         number = sum(event.verdict == "drift" for event in events)
-        return f"drift: {len(report.drifts):,} in {_count(number, 'event')}; {compared}."
+        return f"drift: {len(report.drifts):,} in {count(number, 'event')}; {compared}."
     if report.verdict == "clean":
         return f"clean: Redis and the record agree; {compared}."
     return f"cannot tell: what could be compared agrees; {compared}."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _some(rows: Sequence[Any]) -> Sequence[Any]:
-    return rows[:_LINES_MAX]
-
-
-def _rest(number: int, what: str) -> str:
-    more = number - _LINES_MAX
-    return f"\n... and {more:,} more {what}: --json has all." if more > 0 else ""
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """Return columns under their heads, empty without rows; `align` has a `<` or `>` for each."""
-    if not rows:
-        return ""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            f"{cell:{side}{width}}" for cell, side, width in zip(row, align, widths, strict=True)
-        ).rstrip()
-        for row in [heads, *rows]
-    )
