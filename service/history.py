@@ -96,8 +96,8 @@ async def history(
                 on_progress(page[-1].change.seq, until.seq)
     number = kinds.total()
     if not number:
-        who = f"event {event_id}" if user_id is None else f"user {user_id} of event {event_id}"
-        msg = f"{who} has no history: no change on record is about it"
+        whose = "" if user_id is None else f" of user {user_id}"
+        msg = f"event {event_id} has no history{whose}: no change on record is about it"
         raise NoHistoryError(msg)
     return Told(
         event_id=event_id,
@@ -119,7 +119,9 @@ def _happening(change: Change, replay: AuditedReplay) -> Happening:
     """Apply a change and put it into words."""
     if change.kind == "opened":
         replay.open(change)
-        return Happening(change, f"opened with {replay.capacity or 0:,} tickets: {replay.name}")
+        tickets = replay.capacity or 0
+        noun = "ticket" if tickets == 1 else "tickets"
+        return Happening(change, f"opened with {tickets:,} {noun}: {replay.name}")
     if change.kind in STATUS_AFTER and change.user_id is not None:
         replay.apply(change.seq, change.kind, change.user_id)
     if change.kind != "waiting":

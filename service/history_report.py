@@ -100,7 +100,7 @@ def render(told: Told) -> str:
 
 def _summary(told: Told) -> str:
     counted = [f"{told.kinds[kind]:,} {words}" for kind, words in _COUNTED if told.kinds[kind]]
-    changes = f"{count(told.number, 'change')}: {', '.join(counted) or 'the opening'}"
+    changes = ": ".join(filter(None, (count(told.number, "change"), ", ".join(counted))))
     if told.user_id is not None:
         now = (told.status or "unknown").replace("_", " ")
         return f"event {told.event_id}, user {printable(told.user_id)}: {now} now; {changes}."

@@ -134,7 +134,7 @@ def reconcile(event_ids: tuple[int, ...], *, as_json: bool) -> None:
 @click.option(
     "--since-head",
     "kept",
-    type=click.File(),
+    type=click.File(errors="backslashreplace"),
     help="Prove too that all heads in this file, printed by --head earlier, are in the journal.",
 )
 def audit(event_ids: tuple[int, ...], *, as_json: bool, head: bool, kept: IO[str] | None) -> None:

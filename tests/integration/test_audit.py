@@ -15,43 +15,13 @@ from service.engine import Engine
 from service.errors import Problem
 from service.journal_view import JournalRow, JournalView
 from service.keys import partition_keys
-from service.ledger import connect
 from service.record import from_microseconds
 from service.settings import Settings
 from service.violations import AuditReport, Head
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import eventually, writing
+from tests.integration.records import put_on_record
 from tests.journals import Sale
-
-
-async def put_on_record(stores: Stores, sale: Sale) -> None:
-    """Write a sale as the handshake and the writer write one."""
-    async with await connect(stores.postgresql_url, purpose="test") as ledger:
-        await ledger.claim_partitions(sale.partitions)
-        for epoch in sale.epochs:
-            async with ledger.deciding(sale.partition) as decision:
-                await decision.put_epoch(
-                    epoch.epoch, epoch.verdict, epoch.beginning, epoch.predecessor, "a test"
-                )
-        async with ledger.applying([sale.partition]) as application:
-            await application.record(sale.partition, sale.changes)
-
-
-@pytest.fixture
-async def sale(stores: Stores) -> Sale:
-    """Two tickets: a and d have them, c waits, b has cancelled; two epochs.
-
-    The rows: 1 epoch_began, 2 opened, 3 booked a, 4 booked b, 5 waiting c, 6 waiting d,
-    7 epoch_began, 8 left c, 9 cancelled b, 10 promoted d, 11 waiting c.
-    """
-    sale = Sale()
-    sale.open(1, 2)
-    sale.book(1, "a", "b", "c", "d")
-    sale.begin(3)
-    sale.cancel(1, "c", "b")
-    sale.book(1, "c")
-    await put_on_record(stores, sale)
-    return sale
 
 
 async def write_anew(record: Record, rows: Sequence[JournalRow]) -> None:
