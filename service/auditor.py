@@ -91,7 +91,8 @@ class Auditor:
         cursors = await self._record.cursors(numbers)
         lineages = await self._record.lineages(numbers)
         self._rows = sum(cursor.last.seq for cursor in cursors.values())
-        self._rows += await self._record.bookings_count()
+        if self._only is None:
+            self._rows += await self._record.bookings_count()
         for head in self._kept:
             if head.partition not in numbers:
                 says = "the record does not have this partition; a head of it was kept"

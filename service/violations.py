@@ -15,8 +15,8 @@ EXIT_CODES: Mapping[Verdict, int] = {"holds": 0, "violated": 1}
 
 RULES: Mapping[str, str] = {
     "gap": "the seqs of a partition are not 1, 2, 3 and so on: rows were removed or added",
-    "hash": "the row is not what was hashed when it was written, or not what stood behind the row"
-    " before: edited by hand",
+    "hash": "this row, or the hash of the one before, is not what it was when it was written:"
+    " edited by hand",
     "cursor": "journal and cursor do not end at the same row with the same hash",
     "kept_head": "a head that was kept is not in the chain: the journal was written anew since, or"
     " went back",
