@@ -214,6 +214,16 @@ def test_a_promotion_out_of_order_is_named(sale: Sale) -> None:
     assert found == [Violation("out_of_order", 0, 7, 1, "c", "promoted before b")]
 
 
+def test_a_promotion_that_was_cut_off_is_named() -> None:
+    """With the cursor set back to the cancellation: the waiter's ticket is nobody's."""
+    sale = Sale()
+    sale.open(1, 1)
+    sale.book(1, "a", "b")
+    sale.cancel(1, "a")
+    found = violated(sale, sale.rows()[:-1])
+    assert found == [Violation("out_of_order", 0, 5, 1, "b", "waited, and was not promoted")]
+
+
 def test_a_gap_is_named_by_the_row_behind_it(sale: Sale) -> None:
     """Once; the rows behind it follow from one another."""
     rows = sale.rows()
