@@ -1,7 +1,8 @@
 """One event's journal, replayed in the order of seq: what was unlawful, and who was where when.
 
-It knows the rules of a sale and nothing of the scripts that keep them; a test holds it equal to
-`tests/model.py` on random histories. Logarithmic work per question, at a million waiters too.
+What is lawful, `service/replay.py` says, as for the audit; this remembers who was where when, and a
+test holds it equal to `tests/model.py` on random histories. Logarithmic work per question, at a
+million waiters too.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from service.outbox import STATUS_AFTER
+from service.replay import Breach, EventReplay
 
 _FOR_EVER = 1 << 62
 
@@ -50,12 +52,11 @@ class History:
         self.rows = {row.seq: row for row in rows}
         self.stays: dict[int, Stay] = {}  # by the seq of the change that each began with
         self.states: dict[str, Stay] = {}  # by user, after the last row
-        self.sold = 0
-        self.most_sold = 0
         self.reassigned: set[int] = set()  # cancellations whose ticket a waiter got
         self.oversold: list[str] = []
         self.unlawful: list[str] = []
         self.out_of_order: list[str] = []
+        self._rules = EventReplay(capacity)
         self._line: dict[str, int] = {}  # who waits, in the order of joining, with the turn
         self._turns = 0
         self._gone: list[tuple[int, int]] = []  # seq and turn of who left the line
@@ -67,8 +68,21 @@ class History:
                 and following.kind == "promoted"
                 and following.seq == row.seq + 1
             )
-            self._judge(row, promotes=promotes)
+            for breach in self._rules.apply(row.seq, row.kind, row.user):
+                self._note(breach)
             self._apply(row, promotes=promotes)
+        for breach in self._rules.end():
+            self._note(breach)
+
+    @property
+    def sold(self) -> int:
+        """How many hold a ticket after the last row."""
+        return self._rules.sold
+
+    @property
+    def most_sold(self) -> int:
+        """The most that did after any row."""
+        return self._rules.most_sold
 
     @property
     def waiting(self) -> int:
@@ -101,33 +115,16 @@ class History:
             found[place] = wanted_turn - bisect_left(gone, wanted_turn)
         return found
 
-    def _judge(self, row: Row, *, promotes: bool) -> None:
-        """Hold a row against the rules, before it is applied."""
-        held = self.states[row.user].state if row.user in self.states else "a stranger"
-        first = next(iter(self._line), "nobody")
-        was = f"seq {row.seq}: {row.user} {row.kind}, who was {held}"
-        match row.kind:
-            case "booked" | "waiting" if held in ("booked", "waiting"):
-                self.unlawful.append(was)
-            case "cancelled" if held != "booked":
-                self.unlawful.append(was)
-            case "left" | "promoted" if held != "waiting":
-                self.unlawful.append(was)
-        match row.kind:
-            case "booked" if self._line:
-                self.out_of_order.append(f"seq {row.seq}: {row.user} booked before {first}")
-            case "promoted" if first != row.user:
-                self.out_of_order.append(f"seq {row.seq}: {row.user} promoted before {first}")
-            case "cancelled" if self._line and not promotes:
-                self.out_of_order.append(f"seq {row.seq}: {first} waited, and was not promoted")
-            case "waiting" if self.sold < self.capacity and not self._line:
-                self.out_of_order.append(f"seq {row.seq}: {row.user} waits though a ticket is free")
+    def _note(self, breach: Breach) -> None:
+        says = f"seq {breach.seq}: {breach.says}"
+        if breach.rule != "oversold":
+            says = f"seq {breach.seq}: {breach.user_id} {breach.says}"
+        getattr(self, breach.rule).append(says)
 
     def _apply(self, row: Row, *, promotes: bool) -> None:
         before = self.states.get(row.user)
         if before is not None:
             self.stays[before.since] = replace(before, until=row.seq)
-            self.sold -= before.state == "booked"
         if turn := self._line.pop(row.user, 0):
             self._gone.append((row.seq, turn))
         turn = 0
@@ -136,10 +133,6 @@ class History:
             turn = self._line[row.user] = self._turns
         stay = Stay(row.user, STATUS_AFTER[row.kind], row.seq, turn=turn)
         self.stays[row.seq] = self.states[row.user] = stay
-        self.sold += stay.state == "booked"
-        self.most_sold = max(self.most_sold, self.sold)
-        if self.sold > self.capacity:
-            self.oversold.append(f"seq {row.seq}: {self.sold:,} of {self.capacity:,} tickets sold")
         if row.kind == "cancelled" and promotes:
             # Cancellation and promotion are one step: nobody can look in between.
             self.reassigned.add(row.seq)

@@ -42,6 +42,11 @@ class Lineage:
         self._epochs = sorted(epochs)
 
     @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """The epochs, oldest first."""
+        return tuple(self._epochs)
+
+    @property
     def newest(self) -> Epoch | None:
         """The newest epoch on record."""
         return self._epochs[-1] if self._epochs else None

@@ -1,4 +1,4 @@
-"""What a comparison reads of the record. Its session can write nothing.
+"""What a comparison reads of the record. Its session, an audit's too, can write nothing.
 
 What belongs together is read inside one `snapshot`; the journal only grows, and is read outside.
 """
@@ -37,10 +37,10 @@ class RecordView(Ledger):
     """One read-only connection to the record. Methods raise what `UNAVAILABLE` lists."""
 
     @classmethod
-    async def open(cls, url: str, *, timeout_s: float = 5.0) -> Self:
+    async def open(cls, url: str, *, purpose: str = "reconcile", timeout_s: float = 5.0) -> Self:
         """Connect. The server itself refuses every change that this session might try."""
         settings = {
-            "application_name": "onsale reconcile",
+            "application_name": f"onsale {purpose}",
             "timezone": "UTC",
             "default_transaction_read_only": "on",
             "statement_timeout": "60s",

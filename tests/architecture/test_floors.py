@@ -13,19 +13,21 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 FLOORS: tuple[tuple[str, str], ...] = (
     ("words", "__init__ errors models settings keys lineage resources store_urls soundness"),
     ("tools", "logs metrics scripts batcher wire migrations processes rundir"),
-    ("stores", "outbox inspection redis_store redis_view record ledger record_view"),
+    ("stores", "outbox inspection redis_store redis_view record ledger record_view journal_view"),
     (
         "domain",
         """verdicts assurance handshake opening partition loader lanes engine
         after_commit writer vitals
-        findings comparison waiting_list tail event_reading reconciler""",
+        findings comparison waiting_list tail event_reading reconciler
+        violations replay journal_replay replay_result kept_heads auditor history""",
     ),
     ("edge", "bodies handlers openapi http1 stopwatch exposition"),
     (
         "composition",
         """app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
-        reconcile_report settings_table terminal operating cli __main__""",
+        looking reconcile_report audit_report history_report settings_table
+        terminal operating cli __main__""",
     ),
 )
 FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
@@ -44,6 +46,7 @@ SPEAKS_SQL = {
     "ledger": "every SQL statement, with record",
     "record": "the statements that change the record",
     "record_view": "what a comparison reads, in a session that can write nothing",
+    "journal_view": "what an audit and a history read, in such a session",
     "inspection": "asks for what soundness depends on",
     "probes": "asks a server that is to be embedded or used whether it is one, before a record is",
 }

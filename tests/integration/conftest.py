@@ -1,4 +1,4 @@
-"""A worker and a writer in the test's own process, on its own stores."""
+"""A worker and a writer in the test's own process, on its own stores; and a sale on record."""
 
 import asyncio
 import contextlib
@@ -12,6 +12,8 @@ from service.handshake import Handshake
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Stores
+from tests.integration.records import put_on_record
+from tests.journals import Sale
 
 WAIT_S = 15.0
 
@@ -41,6 +43,23 @@ async def engine(settings: Settings) -> AsyncIterator[Engine]:
     """The engine of one API worker."""
     async with Worker(settings) as running:
         yield running
+
+
+@pytest.fixture
+async def sale(stores: Stores) -> Sale:
+    """Two tickets: a and d have them, c waits, b has cancelled; two epochs.
+
+    The rows: 1 epoch_began, 2 opened, 3 booked a, 4 booked b, 5 waiting c, 6 waiting d,
+    7 epoch_began, 8 left c, 9 cancelled b, 10 promoted d, 11 waiting c.
+    """
+    sale = Sale()
+    sale.open(1, 2)
+    sale.book(1, "a", "b", "c", "d")
+    sale.begin(3)
+    sale.cancel(1, "c", "b")
+    sale.book(1, "c")
+    await put_on_record(stores, sale)
+    return sale
 
 
 @contextlib.asynccontextmanager
