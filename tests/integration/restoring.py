@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
+from service.auditor import audit
 from service.engine import Engine
 from service.errors import Problem
 from service.reconciler import reconcile
@@ -145,6 +146,7 @@ async def is_whole(
         async with copies.connected("_lost") as lost:
             await _is_the_same(record, lost)
     assert (await reconcile(stores.redis_url, stores.postgresql_url)).verdict == "clean"
+    assert (await audit(stores.postgresql_url)).verdict == "holds"
 
 
 async def _is_the_same(record: Record, lost: Record) -> None:
