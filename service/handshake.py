@@ -5,28 +5,35 @@ advisory lock held by the one connection that does all of it; it may die anywher
 anywhere, because every step in Redis does nothing unless `next` holds this attempt's token, and a
 holder that is frozen loses its session. It alone loads scripts.
 
-Here are the verdicts begin, continue and rebuild, adoption, and resumption; everything else stays
-closed. A rebuild leaves Redis empty: each event comes back by the load script when it is asked for.
+Here are the verdicts begin, continue, rebuild and replay, adoption, and resumption; everything else
+stays closed. Redis is never rebuilt from a record that went back: that is brought forward from the
+outbox before anything is decided (`replay`), or the partition stays closed. A rebuild leaves Redis
+empty: each event comes back by the load script when it is asked for.
 """
 
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
 
-from service.errors import ConfigurationError, CorruptEntryError
+from service.bringing_forward import BringingForward
+from service.decision import Decision
+from service.errors import (
+    ConfigurationError,
+    CorruptEntryError,
+    LineageError,
+    RefusedChangeError,
+)
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Epoch, Position
 from service.outbox import Change
-from service.record import Decision
 from service.redis_store import Closed, Meta, RedisStore
-from service.verdicts import decide, died_between, promised_epoch
+from service.unrecorded import KeepAlive, find_missing, read_dropped
+from service.verdicts import decide, died_between, promised_epoch, went_back
 
 log = structlog.stdlib.get_logger("onsale.handshake")
 
-_KEEP_ALIVE_S = 3.0
 _LOCK_WAIT_S = 3.0
 _SESSION_IDLE_S = 15
 _TRIES_MAX = 10
@@ -154,7 +161,8 @@ class Handshake:
             and await self._serves(meta, seen)
         ):
             return Opened(meta.epoch, "adopted")
-        if meta and (epoch := died_between(meta, lineage)):
+        # Of a record that went back the verdict is another life's: it is compared, not resumed.
+        if meta and meta.recorded <= after and (epoch := died_between(meta, lineage)):
             next_ = f"{epoch.epoch} {self._token()}"
             log.info(
                 "epoch resumed",
@@ -180,15 +188,15 @@ class Handshake:
         closed = await self._redis.close(self.partition, meta, next_)
         if closed is None:
             return None
-        awake = _KeepAlive(ledger)
-        try:
-            missing = await self._missing(ledger, closed, awake)
-        except CorruptEntryError as error:
-            missing = str(error)
+        awake = KeepAlive(ledger)
+        replayed, missing = await self._bring_forward(ledger, closed, awake)
+        missing = missing or await find_missing(
+            self.partition, self._redis, ledger, closed, awake.touch
+        )
         tail = await self._tail(ledger, closed, missing, awake)
         async with ledger.deciding(self.partition) as decision:
             recorded = decision.recorded or NOWHERE
-            verdict = decide(closed, recorded, decision.lineage, missing)
+            verdict = decide(closed, recorded, decision.lineage, missing, replayed)
             begins = verdict.beginning
             await decision.put_epoch(
                 number,
@@ -239,64 +247,46 @@ class Handshake:
         )
         return Opened(epoch.epoch, epoch.verdict) if began else None
 
-    async def _missing(self, ledger: Ledger, closed: Closed, awake: "_KeepAlive") -> str:
-        """Return what is missing between P and R, empty when nothing is.
+    async def _bring_forward(
+        self, ledger: Ledger, closed: Closed, awake: KeepAlive
+    ) -> tuple[str, str]:
+        """Replay the outbox into a record that went back.
 
-        R stands still; the writer may go on, and trim behind itself: a hole that it made is gone
-        when P is read again.
+        Returns what was done, and why no more could be; both are empty for any other record.
         """
+        recorded = await ledger.cursor(self.partition)
+        if not await self._went_back(ledger, closed):
+            return "", ""
+        forward = BringingForward(self.partition, self._redis, ledger, closed, awake.touch)
         missing = ""
-        for _ in range(2):
-            at = await ledger.cursor(self.partition)
-            missing = ""
-            async for entry in self._redis.outbox_after(self.partition, at):
-                if entry.first != at.seq + 1:
-                    missing = f"changes {at.seq + 1} to {entry.first - 1} are not in the outbox"
-                    break
-                at = entry.last
-                await awake.touch()
-            if not missing and at < closed.last:
-                missing = f"changes {at.seq + 1} to {closed.last.seq} are not in the outbox"
-            if not missing:
-                break
-        return missing
+        try:
+            await forward.run()
+        except (LineageError, CorruptEntryError, RefusedChangeError) as error:
+            missing = f"partition {self.partition}: {error}"
+        if missing and not await self._went_back(ledger, closed):
+            missing = ""  # what remains is the writer's, refused or not
+        if not forward.changes:
+            return "", missing
+        log.warning("changes replayed", partition=self.partition, count=forward.changes)
+        replayed = (
+            f"PostgreSQL went back to {recorded.entry_id},"
+            f" and was brought forward by {forward.changes} changes of the outbox"
+        )
+        return replayed, missing
+
+    async def _went_back(self, ledger: Ledger, closed: Closed) -> bool:
+        recorded = await ledger.cursor(self.partition)
+        lineage = (await ledger.lineages([self.partition]))[self.partition]
+        return went_back(closed, recorded, lineage)
 
     async def _tail(
-        self, ledger: Ledger, closed: Closed, missing: str, awake: "_KeepAlive"
+        self, ledger: Ledger, closed: Closed, missing: str, awake: KeepAlive
     ) -> list[Change]:
-        """Return what a rebuild would drop: what is beyond the record, or beyond its lineage.
-
-        Empty when nothing is going to be rebuilt; an entry that cannot be read ends it.
-        """
+        """Return what a rebuild would drop, empty when nothing is going to be rebuilt."""
         recorded = await ledger.cursor(self.partition)
         lineage = (await ledger.lineages([self.partition]))[self.partition]
         if decide(closed, recorded, lineage, missing).name != "rebuild":
             return []
-        start = recorded
-        if lineage.newest and 0 < closed.last.epoch < lineage.newest.epoch:
-            ends = lineage.ends(closed.last.epoch)
-            start = Position(closed.last.epoch, min(recorded.seq, ends or 0))
-        tail: list[Change] = []
-        try:
-            async for entry in self._redis.outbox_after(self.partition, start):
-                tail += entry.changes
-                await awake.touch()
-        except CorruptEntryError as error:
-            log.error(  # noqa: TRY400  # what is wrong with an entry needs no traceback
-                "not kept with the orphans", partition=self.partition, why=str(error)
-            )
-        return tail
-
-
-class _KeepAlive:
-    """Asks the session something now and then, so that it is not taken for frozen."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._asked_at = time.monotonic()
-
-    async def touch(self) -> None:
-        """Ask, if it has been some time."""
-        if time.monotonic() - self._asked_at > _KEEP_ALIVE_S:
-            await self._ledger.keep_alive()
-            self._asked_at = time.monotonic()
+        return await read_dropped(
+            self.partition, self._redis, recorded, lineage, closed, awake.touch
+        )

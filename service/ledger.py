@@ -1,7 +1,7 @@
 """PostgreSQL, the record: its connections, what is read from it, and the locks on it.
 
-With `record` the only holder of SQL; nothing here decides. A connection is thrown away after any
-error; see `connect`.
+With `record` and `decision` the only holder of SQL; nothing here decides. A connection is thrown
+away after any error; see `connect`.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ from typing import Any, Self
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service.decision import Decision
 from service.errors import ConfigurationError, RefusedChangeError
 from service.inspection import inspect_postgresql
 from service.lineage import NOWHERE, Epoch, Lineage, Position
-from service.record import Application, Cursor, Decision, to_microseconds
+from service.record import Application, Cursor, to_microseconds
 from service.soundness import PostgresqlAsFound
 
 UNAVAILABLE = (

@@ -51,6 +51,14 @@ class Lineage:
         """The newest epoch on record."""
         return self._epochs[-1] if self._epochs else None
 
+    def joined(self, epoch: Epoch) -> "Lineage":
+        """Return this lineage with one epoch more."""
+        return Lineage([*self._epochs, epoch])
+
+    def epoch(self, number: int) -> Epoch | None:
+        """Return an epoch by its number, None when it is not on record."""
+        return next((e for e in self._epochs if e.epoch == number), None)
+
     def begins(self, epoch: int) -> int | None:
         """Return the seq after which an epoch begins, None when it is not on record."""
         return next((e.beginning for e in self._epochs if e.epoch == epoch), None)

@@ -1,7 +1,7 @@
-"""The two transactions in which the record changes, from the inside: the writer's, the handshake's.
+"""The transaction in which changes go on record, from the inside: the writer's, and a replay's.
 
-Made by `Ledger.applying` and `Ledger.deciding`, which hold the locks; nothing here begins, commits
-or decides. Times are PostgreSQL's to store and never to order by: order is seq.
+Made by `Ledger.applying`, which holds the cursors' locks; nothing here begins, commits or decides.
+Times are PostgreSQL's to store and never to order by: order is seq.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import RefusedChangeError
-from service.lineage import Lineage, Position
+from service.lineage import Epoch, Lineage, Position
 from service.outbox import STATUS_AFTER, Change
 
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,8 +54,16 @@ class Cursor:
     head: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class JournalEnd:
+    """The last change of a journal, and the hash of its row."""
+
+    change: Change
+    hash: bytes
+
+
 class Application:
-    """The inside of the writer's transaction."""
+    """The inside of a transaction that holds the locks of cursors."""
 
     def __init__(
         self,
@@ -66,7 +74,7 @@ class Application:
         """Made by `Ledger.applying`."""
         self._connection = connection
         self.cursors = cursors
-        self.lineages = lineages
+        self.lineages = dict(lineages)
 
     async def record(self, partition: int, changes: Sequence[Change]) -> Position:
         """Write changes, in order, to journal, events and bookings; move the cursor to the last."""
@@ -123,6 +131,20 @@ class Application:
                 from_microseconds(change.at),
             )
 
+        if opened:
+            await self._raise_event_ids(max(change.event_id or 0 for change in opened))
+
+    async def _raise_event_ids(self, highest: int) -> None:
+        """Have no id drawn that an event has already: a restored record forgets what it drew.
+
+        Never lowered, and not undone by a rollback: an id that is left out does no harm.
+        """
+        await self._connection.execute(
+            "SELECT setval('events_id_seq', $1) FROM events_id_seq"
+            " WHERE last_value < $1 OR (last_value = $1 AND NOT is_called)",
+            highest,
+        )
+
     async def _bookings(self, changes: Sequence[Change]) -> None:
         """Keep each user's last state: a user may change several times in a batch."""
         latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
@@ -171,65 +193,53 @@ class Application:
             msg = f"changes about events that are not on record: {missing}"
             raise RefusedChangeError(msg)
 
+    # What a replay asks of a record that went back.
 
-class Decision:
-    """The inside of the handshake's transaction: P and the lineage, standing still."""
-
-    def __init__(
-        self,
-        connection: "asyncpg.Connection | PoolConnectionProxy",
-        partition: int,
-        recorded: Position | None,
-        lineage: Lineage,
-    ) -> None:
-        """Made by `Ledger.deciding`. `recorded` is None where the partition was never begun."""
-        self._connection = connection
-        self._partition = partition
-        self.recorded = recorded
-        self.lineage = lineage
-
-    async def put_epoch(
-        self,
-        epoch: int,
-        verdict: str,
-        beginning: int | None,
-        predecessor: int | None,
-        reason: str,
-    ) -> None:
-        """Put an epoch on record; `begin` also makes the partition's cursor."""
-        await self._connection.execute(
-            "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
-            " VALUES ($1, $2, $3, $4, $5, $6)",
-            self._partition,
-            epoch,
-            verdict,
-            beginning,
-            predecessor,
-            reason,
+    async def journal_end(self, partition: int) -> JournalEnd | None:
+        """Return the journal's last row, wherever the cursor is; None when it has none."""
+        row = await self._connection.fetchrow(
+            "SELECT seq, epoch, at, kind, event_id, user_id, details, hash FROM journal"
+            " WHERE partition = $1 ORDER BY seq DESC LIMIT 1",
+            partition,
         )
-        if self.recorded is None:
+        if row is None:
+            return None
+        seq, epoch, at, kind, event_id, user_id, details, hash_ = row
+        change = Change(seq, epoch, to_microseconds(at), kind, event_id, user_id, details)
+        return JournalEnd(change, hash_)
+
+    async def events_that_do_not_add_up(self, partition: int) -> list[int]:
+        """Return some events whose counters are not what their users' rows add up to, by id."""
+        rows = await self._connection.fetch(
+            "SELECT id FROM events LEFT JOIN (SELECT event_id,"
+            " count(*) FILTER (WHERE status = 'booked') AS booked,"
+            " count(*) FILTER (WHERE status = 'waiting') AS queued"
+            " FROM bookings GROUP BY event_id) AS counted ON event_id = id"
+            " WHERE id % (SELECT partitions FROM deployment) = $1"
+            " AND (sold, waiting) IS DISTINCT FROM (coalesce(booked, 0), coalesce(queued, 0))"
+            " ORDER BY id LIMIT 10",
+            partition,
+        )
+        return [row["id"] for row in rows]
+
+    async def make_good(self, partition: int, epochs: Sequence[Epoch], reason: str) -> None:
+        """Put epochs on record that were lost with it; those that had stayed closed are none.
+
+        The number of one that stayed closed may be met: on the record that is gone it was another.
+        """
+        for epoch in epochs:
             await self._connection.execute(
-                "INSERT INTO cursors (partition, epoch, seq, head) VALUES ($1, 0, 0, '')",
-                self._partition,
+                "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
+                " VALUES ($1, $2, $3, $4, $5, $6)"
+                " ON CONFLICT (partition, epoch) DO UPDATE SET verdict = excluded.verdict,"
+                " beginning = excluded.beginning, predecessor = excluded.predecessor,"
+                " reason = excluded.reason, decided_at = excluded.decided_at"
+                " WHERE epochs.beginning IS NULL",
+                partition,
+                epoch.epoch,
+                epoch.verdict,
+                epoch.beginning,
+                epoch.predecessor,
+                reason,
             )
-
-    async def put_orphans(self, changes: Sequence[Change], found_by: int) -> None:
-        """Keep changes that no lineage leads to."""
-        await self._connection.executemany(
-            "INSERT INTO orphans (partition, epoch, seq, at, kind, event_id, user_id, details,"
-            " found_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
-            [
-                (
-                    self._partition,
-                    c.epoch,
-                    c.seq,
-                    from_microseconds(c.at),
-                    c.kind,
-                    c.event_id,
-                    c.user_id,
-                    c.details,
-                    found_by,
-                )
-                for c in changes
-            ],
-        )
+            self.lineages[partition] = self.lineages[partition].joined(epoch)

@@ -5,7 +5,7 @@ that may have run is never sent twice by anybody but its caller.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ class RedisStore:
         pairs = found.items() if isinstance(found, dict) else found
         return {names[name]: _flat(entries) for name, entries in pairs}
 
-    async def outbox_after(self, partition: int, after: Position) -> AsyncIterator[Entry]:
+    async def outbox_after(self, partition: int, after: Position) -> AsyncGenerator[Entry, None]:
         """Yield every entry after a position. Raises CorruptEntryError."""
         outbox_key = keys.partition_keys(partition).outbox
         start = f"({after.entry_id}" if after.epoch else "-"
@@ -123,6 +123,12 @@ class RedisStore:
             if len(found) < 1_000:
                 return
             start = f"({found[-1][0]}"
+
+    async def outbox_entry(self, partition: int, last: Position) -> Entry | None:
+        """Return the entry that ends at a position, if there is one. Raises CorruptEntryError."""
+        outbox_key, entry_id = keys.partition_keys(partition).outbox, last.entry_id
+        found = await self._within(self._client.xrange(outbox_key, entry_id, entry_id))
+        return outbox.decode(*found[0]) if found else None
 
     async def outbox_epoch(self, partition: int) -> int:
         """Return the epoch of the outbox's last entry, 0 when it is empty."""

@@ -33,10 +33,23 @@ def died_between(meta: Meta, lineage: Lineage) -> Epoch | None:
     return newest
 
 
-def decide(closed: Closed, recorded: Position, lineage: Lineage, missing: str) -> Verdict:
+def went_back(closed: Closed, recorded: Position, lineage: Lineage) -> bool:
+    """Whether the record lacks what Redis knows it to have had: changes, or Redis's own epoch.
+
+    An epoch is on record before Redis begins it: where it is not, the record is an older one, or
+    another, even if no change is known to be missing.
+    """
+    epoch = closed.last.epoch
+    return closed.recorded > recorded or (epoch > 0 and lineage.begins(epoch) is None)
+
+
+def decide(
+    closed: Closed, recorded: Position, lineage: Lineage, missing: str, replayed: str = ""
+) -> Verdict:
     """Compare W and R, as `close` found them, with P and its lineage.
 
-    `missing` says what the outbox lacks between P and R, and is empty when it lacks nothing.
+    `missing` says what the outbox lacks between P and R, or why it could not be replayed, and is
+    empty when it lacks nothing. `replayed` says what a replay has done to the record before this.
     """
     newest = lineage.newest
     if closed.recorded > recorded:
@@ -44,7 +57,7 @@ def decide(closed: Closed, recorded: Position, lineage: Lineage, missing: str) -
             "stay_closed",
             None,
             f"PostgreSQL went back: Redis knows {closed.recorded.entry_id} to be on record,"
-            f" which ends at {recorded.entry_id}",
+            f" which ends at {recorded.entry_id}{_because(missing)}",
         )
     if closed.last.epoch == 0 or closed.loading:
         if newest is not None:
@@ -56,7 +69,7 @@ def decide(closed: Closed, recorded: Position, lineage: Lineage, missing: str) -
         return Verdict(
             "stay_closed",
             None,
-            f"PostgreSQL does not know epoch {closed.last.epoch} of Redis",
+            f"PostgreSQL does not know epoch {closed.last.epoch} of Redis{_because(missing)}",
         )
     if newest.epoch != closed.last.epoch:
         return Verdict(
@@ -73,4 +86,10 @@ def decide(closed: Closed, recorded: Position, lineage: Lineage, missing: str) -
         )
     if missing:
         return Verdict("stay_closed", None, f"the outbox has a hole: {missing}")
+    if replayed:
+        return Verdict("replay", closed.last, replayed)
     return Verdict("continue", closed.last, "Redis has all that is on record, and the tail")
+
+
+def _because(missing: str) -> str:
+    return f"; it cannot be brought forward: {missing}" if missing else ""

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from service import outbox
 from service.after_commit import AfterCommit
+from service.applying import apply
 from service.errors import CorruptEntryError, LineageError, RefusedChangeError
 from service.handshake import Handshake, HandshakeImpossible, StaysClosed
 from service.ledger import UNAVAILABLE, Ledger
@@ -66,6 +67,7 @@ class Writer:
         self._committed: dict[int, Position] = {}
         self._stopped: dict[int, str] = {}
         self._held: set[int] = set()
+        self._compared: set[int] = set()
         self._broken: dict[int, Position] = {}
         self._closed_since: dict[int, float] = {}
         self._trouble = ""
@@ -131,7 +133,9 @@ class Writer:
                 raw = await self._redis.read_outboxes(after, block_ms=0, count=_ENTRIES_MAX)
             last_commit = self._clock()
             await self._apply(ledger, raw)
-            await self._after_commit.run(ledger, self._committed, list(raw))
+            # Nothing is told or trimmed of what a record that went back does not have any more.
+            trusted = {p: at for p, at in self._committed.items() if p not in self._held}
+            await self._after_commit.run(ledger, trusted, [p for p in raw if p in trusted])
 
     def _readable(self) -> dict[int, Position]:
         """Return where to read on, for the partitions that were begun and that nothing holds."""
@@ -185,21 +189,7 @@ class Writer:
         began = self._clock()
         async with ledger.applying(entries) as application:
             for partition, found in entries.items():
-                if partition not in application.cursors:
-                    msg = f"partition {partition} has no cursor on record"
-                    raise LineageError(msg)
-                cursor = application.cursors[partition].last
-                lineage = application.lineages[partition]
-                for entry in found:
-                    if not lineage.follows(cursor, entry.first, entry.last):
-                        msg = (
-                            f"changes {entry.first} to {entry.last.seq} of epoch"
-                            f" {entry.last.epoch} do not follow {cursor.entry_id}"
-                        )
-                        raise LineageError(msg)
-                    cursor = entry.last
-                changes = [change for entry in found for change in entry.changes]
-                committed[partition] = await application.record(partition, changes)
+                committed[partition] = await apply(application, partition, found)
         self._committed.update(committed)
         self._count(entries, self._clock() - began)
         if self._trouble:
@@ -252,11 +242,19 @@ class Writer:
             wrong = self._disagreement(partition, meta, recorded, committed)
             if partition in cursors:
                 self._committed[partition] = max(recorded, committed)
-            if meta is not None and meta.reason and not meta.open:
-                self._held.add(partition)
-            elif wrong:
+            if meta is not None and meta.reason and not meta.open and not meta.next:
+                wrong = meta.reason
+                if partition in self._compared:
+                    self._held.add(partition)
+                    continue
+            # A start compares anew what stays closed: the cause may be gone.
+            self._compared.add(partition)
+            if wrong:
                 log.warning("the stores disagree", partition=partition, why=wrong)
                 await self._shake_hands(partition, seen=max(recorded, committed))
+                if partition in self._committed:  # a replay may have moved P
+                    at = await ledger.cursor(partition)
+                    self._committed[partition] = max(at, self._committed[partition])
 
     def _disagreement(
         self, partition: int, meta: Meta | None, recorded: Position, committed: Position
@@ -279,6 +277,8 @@ class Writer:
         return self._clock() - since > _CLOSED_PATIENCE_S
 
     async def _shake_hands(self, partition: int, *, seen: Position, adopt: bool = True) -> None:
+        """Have the stores compared; until that is done nothing of the partition is recorded."""
+        self._held.add(partition)
         try:
             result = await self._handshakes[partition].run(seen, adopt=adopt)
         except HandshakeImpossible as error:
@@ -288,7 +288,8 @@ class Writer:
         self._closed_since.pop(partition, None)
         if isinstance(result, StaysClosed):
             log.error("stays closed", partition=partition, why=result.reason)
-            self._held.add(partition)
+        else:
+            self._held.discard(partition)
 
     def _note(self, trouble: str) -> None:
         """Say a trouble once, not at each attempt."""

@@ -13,11 +13,14 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 FLOORS: tuple[tuple[str, str], ...] = (
     ("words", "__init__ errors models settings keys lineage resources store_urls soundness"),
     ("tools", "logs metrics scripts batcher wire migrations processes rundir"),
-    ("stores", "outbox inspection redis_store redis_view record ledger record_view journal_view"),
+    (
+        "stores",
+        "outbox inspection redis_store redis_view record decision ledger record_view journal_view",
+    ),
     (
         "domain",
-        """verdicts assurance handshake opening partition loader lanes engine
-        after_commit writer vitals
+        """verdicts assurance succession applying unrecorded bringing_forward
+        handshake opening partition loader lanes engine after_commit writer vitals
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
@@ -43,8 +46,9 @@ NOT_AT_THE_EDGE = STORES | {
     "service.keys",
 }
 SPEAKS_SQL = {
-    "ledger": "every SQL statement, with record",
-    "record": "the statements that change the record",
+    "ledger": "every SQL statement, with record and decision",
+    "record": "the statements that put changes on record",
+    "decision": "the statements with which a handshake decides",
     "record_view": "what a comparison reads, in a session that can write nothing",
     "journal_view": "what an audit and a history read, in such a session",
     "inspection": "asks for what soundness depends on",

@@ -1,11 +1,15 @@
 """A store that comes back older than the other knows it to be, under a whole service."""
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 
 import httpx
 import pytest
+import redis
 
+from service.keys import partition_keys
+from service.reconciler import reconcile
 from tests.running import Running
 from tests.servers import wait_until
 
@@ -40,8 +44,27 @@ def test_an_older_valkey_is_rebuilt_from_the_record(stopped: Running) -> None:
     assert (waiting.status_code, waiting.json()["position"]) == (202, 2)
 
 
-def test_an_older_postgresql_keeps_the_sale_closed(stopped: Running) -> None:
+def test_an_older_postgresql_is_brought_forward(stopped: Running) -> None:
+    """What was sold after the copy is on record again, and the sale goes on without a person."""
+    _restore(stopped, "postgresql")
+    stopped.start()
+    assert "NOTHING IS SOLD" not in stopped.screen
+    assert _post(stopped, "/book", {"eventId": 1, "userId": 3}).status_code == 200
+    assert _post(stopped, "/book", {"eventId": 1, "userId": 4}).json()["position"] == 1
+    opened = _post(stopped, "/initialize", {"name": "Another", "totalTickets": 1})
+    assert (opened.status_code, opened.json()["event"]["id"]) == (201, 2)
+    urls = stopped.urls
+    report = asyncio.run(reconcile(urls["redis"], urls["postgresql"]))
+    assert report.verdict == "clean"
+
+
+def test_an_older_postgresql_whose_tail_is_gone_keeps_the_sale_closed(stopped: Running) -> None:
     """Every request gets 503 with the reason, the first screen says it too, and nothing is lost."""
+    stopped.start()
+    with redis.Redis.from_url(stopped.urls["redis"], decode_responses=True) as client:
+        newest = client.hget(partition_keys(0).meta, "epoch")
+        client.xtrim(partition_keys(0).outbox, minid=f"{newest}-1", approximate=False)
+    stopped.stop()
     _restore(stopped, "postgresql")
     stopped.start()
     assert "NOTHING IS SOLD" in stopped.screen
@@ -54,6 +77,7 @@ def test_an_older_postgresql_keeps_the_sale_closed(stopped: Running) -> None:
         assert answer.status_code == 503
         assert answer.json()["code"] == "closed"
         assert "PostgreSQL went back" in answer.json()["detail"]
+        assert "partition 0: changes" in answer.json()["detail"]
         assert int(answer.headers["retry-after"]) > 0
     stopped.stop()
     shutil.rmtree(stopped.data / "postgresql")

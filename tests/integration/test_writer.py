@@ -14,7 +14,7 @@ from service.after_commit import AfterCommit
 from service.app import Worker, make_handshakes, make_writer
 from service.engine import Engine
 from service.errors import CorruptEntryError, LineageError, Problem
-from service.handshake import Handshake, Opened
+from service.handshake import Handshake, HandshakeImpossible, Opened
 from service.keys import partition_keys
 from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
@@ -23,6 +23,7 @@ from service.record import Application, chain, to_microseconds
 from service.redis_store import RedisStore
 from service.settings import Settings
 from service.vitals import look
+from service.writer import Writer
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import WAIT_S, eventually, writing
 from tests.servers import Servers
@@ -408,6 +409,85 @@ class TestRefusal:
 
             await eventually(closed)
         assert await record.fetchval("SELECT seq FROM cursors") == at
+
+    async def test_nothing_is_written_while_the_stores_cannot_be_compared(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """W > P, and the handshake cannot be had: the writer waits, and does not go on from P."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        # Where an entry ends: what comes next would follow.
+        at = int((await valkey.xrange(OUTBOX))[-3][0].partition("-")[2])
+        await record.execute("DELETE FROM journal WHERE seq > $1", at)
+        await record.execute(
+            "UPDATE cursors SET seq = $1, head = (SELECT hash FROM journal WHERE seq = $1)", at
+        )
+        asked = 0
+
+        async def impossible(*_: Any, **__: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            raise HandshakeImpossible
+
+        monkeypatch.setattr(Handshake, "run", impossible)
+        first = (await valkey.xrange(OUTBOX, count=1))[0][0]
+        async with writing(settings):
+            await engine.book(event_id, "later")
+
+            async def asked_again() -> bool:
+                return asked > 2
+
+            await eventually(asked_again)
+        assert await record.fetchval("SELECT max(seq) FROM journal") == at
+        assert (await valkey.xrange(OUTBOX, count=1))[0][0] == first
+
+    async def test_a_start_compares_anew_what_stays_closed(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Once the cause is gone a writer's start is enough, and one that runs makes no epochs."""
+        async with writing(settings):
+            await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        await record.execute("UPDATE cursors SET seq = seq - 3")
+
+        async def epochs() -> int:
+            return int(await record.fetchval("SELECT count(*) FROM epochs"))
+
+        looked = 0
+        disagreement = Writer._disagreement
+
+        def counting(*arguments: Any) -> str:
+            nonlocal looked
+            looked += 1
+            return disagreement(*arguments)
+
+        monkeypatch.setattr(Writer, "_disagreement", counting)
+        async with writing(settings):
+
+            async def looked_again() -> bool:
+                return looked > 3
+
+            await eventually(looked_again)
+            assert await epochs() == 2
+        await record.execute("UPDATE cursors SET seq = seq + 3")
+        async with writing(settings):
+
+            async def is_open() -> bool:
+                return bool(await valkey.hget(META, "open") == "1")
+
+            await eventually(is_open)
+        assert await epochs() == 3
 
     @staticmethod
     async def _forge(valkey: Client, partition: int, change: str) -> None:
