@@ -6,6 +6,9 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip
 DEV := requirements/dev.txt
 RUN := requirements/run.txt
 
+# Tests wait for servers more than they work, so a few at once; each process has servers of its own.
+JOBS ?= 3
+
 # Where Debian has them.
 REDIS_SERVER ?= /usr/bin/redis-server
 POSTGRESQL_BIN ?= /usr/lib/postgresql/15/bin
@@ -40,7 +43,7 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite
-	$(BIN)/pytest --ignore=tests/tls
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/tls
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
 test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS
@@ -49,7 +52,7 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 	    "valkey-server, and POSTGRESQL_BIN to the directory of initdb and postgres" >&2; exit 1; }; \
 	done
 	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
-	  $(BIN)/pytest -k "not fakeredis" tests/integration tests/lua tests/tls \
+	  $(BIN)/pytest -n $(JOBS) --dist loadfile -k "not fakeredis" tests/integration tests/lua tests/tls \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
 
 check: .venv/.dev ## Look at format, lint, types and contracts

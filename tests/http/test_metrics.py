@@ -171,6 +171,8 @@ def test_a_partition_that_stays_closed_says_why(tmp_path: Path) -> None:
     service.start()
     try:
         assert not [name for name in scrape(service) if name.startswith("onsale_closed")]
+        # Before the first change is on record the watermark is of no epoch.
+        wait_until(lambda: scrape(service)["onsale_watermark_seq{0}"] == 1, what="W is R")
         with redis.Redis.from_url(service.urls["redis"]) as client:
             client.hset(partition_keys(0).meta, "recorded", "99")
         wait_until(lambda: scrape(service)["onsale_open{0}"] == 0, what="it is closed")

@@ -180,7 +180,9 @@ async def test_root_without_user_namespaces_is_told_what_to_do(
         EmbeddedPostgres(run, sockets)
 
 
-@pytest.mark.parametrize(("pid", "stays"), [(os.getpid(), False), (2**22 - 1, True)])
+@pytest.mark.parametrize(
+    ("pid", "stays"), [(os.getpid(), False), (2**22 - 1, True)], ids=["reused", "free"]
+)
 async def test_a_lock_file_with_a_reused_pid_is_dropped(
     tmp_path: Path,
     pid: int,
