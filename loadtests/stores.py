@@ -15,8 +15,8 @@ import asyncpg
 from loadtests.checks import Check
 from loadtests.replay import History, Row
 from service.lineage import Position
-from service.outbox import STATUS_AFTER, Change
-from service.record import chain, to_microseconds
+from service.outbox import STATUS_AFTER
+from service.record import chain, change_of
 from service.redis_store import RedisStore
 
 PAGE = 10_000
@@ -134,7 +134,7 @@ class Record:
         while page := await cursor.fetch(PAGE):
             for row in page:
                 check.expect(row["seq"] == seq + 1, f"after seq {seq} comes {row['seq']}")
-                change = _change(row)
+                change = change_of(row)
                 holds = chain(head, partition, change) == row["hash"]
                 check.expect(holds, f"seq {row['seq']}: its hash does not follow the one before")
                 head, seq = row["hash"], row["seq"]
@@ -142,18 +142,6 @@ class Record:
         check.expect(last.seq == seq, f"it ends at seq {seq}, the cursor at {last.seq}")
         check.expect(hash_ == head, "the cursor has another hash than the last row")
         return check
-
-
-def _change(row: asyncpg.Record) -> Change:
-    return Change(
-        seq=row["seq"],
-        epoch=row["epoch"],
-        at=to_microseconds(row["at"]),
-        kind=row["kind"],
-        event_id=row["event_id"],
-        user_id=row["user_id"],
-        details=row["details"],
-    )
 
 
 def check_record(found: OnRecord, history: History, tickets: int) -> Iterator[Check]:

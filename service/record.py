@@ -46,6 +46,19 @@ def chain(head: bytes, partition: int, change: Change) -> bytes:
     return sha256(head + " ".join(map(str, words)).encode()).digest()
 
 
+def change_of(row: asyncpg.Record) -> Change:
+    """Return the change that a row of the journal holds, its hash apart."""
+    return Change(
+        seq=row["seq"],
+        epoch=row["epoch"],
+        at=to_microseconds(row["at"]),
+        kind=row["kind"],
+        event_id=row["event_id"],
+        user_id=row["user_id"],
+        details=row["details"],
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """P: the last change on record, and the hash of its journal row."""

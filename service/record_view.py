@@ -11,7 +11,7 @@ import asyncpg
 
 from service.ledger import Ledger
 from service.outbox import Change
-from service.record import to_microseconds
+from service.record import change_of
 
 _PAGE = 10_000
 
@@ -106,15 +106,4 @@ class RecordView(Ledger):
             after,
             upto,
         )
-        return [
-            Change(
-                seq=row["seq"],
-                epoch=row["epoch"],
-                at=to_microseconds(row["at"]),
-                kind=row["kind"],
-                event_id=row["event_id"],
-                user_id=row["user_id"],
-                details=row["details"],
-            )
-            for row in rows
-        ]
+        return [change_of(row) for row in rows]

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import IO
 
-from service.browser import Browser
+from service import health
 from service.listener import AddressError, bind
 from service.rundir import RunDirectory, Service
 from service.settings import Settings
@@ -111,20 +111,16 @@ async def _until_published(settings: Settings, child: subprocess.Popen[bytes]) -
 async def _until_ready(service: Service, child: subprocess.Popen[bytes] | None) -> None:
     """Wait until bookings are taken. A sale that stays closed is an error at once."""
     deadline = time.monotonic() + START_S
-    browser = Browser(service.http)
-    try:
-        while time.monotonic() < deadline:
-            answer = await browser.ask("GET", "/readyz", None)
-            if answer.status == 200:
-                return
-            if answer.body.get("code") == "closed":
-                msg = f"{service.http} sells nothing: {answer.body.get('detail')}"
-                raise ServingError(msg)
-            if child is not None and child.poll() is not None:
-                raise _ChildEndedError
-            await asyncio.sleep(POLL_S)
-    finally:
-        await browser.close()
+    while time.monotonic() < deadline:
+        found = await health.ask(service.http, "/readyz")
+        if found.healthy:
+            return
+        if found.code == "closed":
+            msg = f"{service.http} sells nothing: {found.detail}"
+            raise ServingError(msg)
+        if child is not None and child.poll() is not None:
+            raise _ChildEndedError
+        await asyncio.sleep(POLL_S)
     msg = f"{service.http} is not ready: /readyz does not answer 200"
     raise ServingError(msg)
 

@@ -52,7 +52,7 @@ class Vitals:
 
 
 async def look(redis: RedisStore, ledgers: LedgerPool, partitions: int) -> Vitals:
-    """Ask both stores, each for a second at most. Raises nothing."""
+    """Ask both stores, a second each; a frozen PostgreSQL may take two more. Raises nothing."""
     numbers = range(partitions)
     recorded = await _recorded(ledgers, partitions)
     try:
