@@ -27,10 +27,11 @@ from service.errors import (
 )
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Epoch, Position
+from service.orders import Order
 from service.outbox import Change
 from service.redis_store import Closed, Meta, RedisStore
 from service.unrecorded import KeepAlive, find_missing, read_dropped
-from service.verdicts import decide, died_between, promised_epoch, went_back
+from service.verdicts import decide, died_between, ordered, promised_epoch, went_back
 
 log = structlog.stdlib.get_logger("onsale.handshake")
 
@@ -83,22 +84,27 @@ class Handshake:
         self._token = token
         self._count = count
 
-    async def run(self, seen: Position = NOWHERE, *, adopt: bool = True) -> Opened | StaysClosed:
+    async def run(
+        self, seen: Position = NOWHERE, *, adopt: bool = True, order: Order | None = None
+    ) -> Opened | StaysClosed:
         """Make the stores agree, or adopt what another has made.
 
         `seen` is the highest position that the caller has met in a reply; `adopt` is False where
-        the caller knows that what is open cannot be trusted. May be repeated and cancelled at any
-        point. Raises HandshakeImpossible, redis.exceptions.RedisError or OSError.
+        the caller knows that what is open cannot be trusted. With an operator's `order` nothing is
+        adopted. May be repeated and cancelled at any point. Raises HandshakeImpossible,
+        redis.exceptions.RedisError or OSError, and what the order's own work raises.
         """
         try:
-            result = await self._run(seen, adopt=adopt)
+            result = await self._run(seen, adopt=adopt and order is None, order=order)
         except HandshakeImpossible:
             self._count("impossible")
             raise
         self._count(result.how if isinstance(result, Opened) else "stay_closed")
         return result
 
-    async def _run(self, seen: Position, *, adopt: bool) -> Opened | StaysClosed:
+    async def _run(
+        self, seen: Position, *, adopt: bool, order: Order | None
+    ) -> Opened | StaysClosed:
         try:
             ledger = await self._connect(_SESSION_IDLE_S)
         except UNAVAILABLE as error:
@@ -110,7 +116,7 @@ class Handshake:
                     msg = "another handshake of this partition is at work"
                     raise HandshakeImpossible(msg)
                 for _ in range(_TRIES_MAX):
-                    result = await self._attempt(ledger, seen, adopt=adopt)
+                    result = await self._attempt(ledger, seen, adopt=adopt, order=order)
                     if result is not None:
                         return result
             except ConfigurationError as error:
@@ -144,7 +150,7 @@ class Handshake:
         )
 
     async def _attempt(
-        self, ledger: Ledger, seen: Position, *, adopt: bool
+        self, ledger: Ledger, seen: Position, *, adopt: bool, order: Order | None
     ) -> Opened | StaysClosed | None:
         """Once through: adopt, or resume, or close and compare; then finish. None: look again."""
         before = await ledger.cursor(self.partition)
@@ -172,11 +178,12 @@ class Handshake:
             )
             if not await self._redis.resume(self.partition, meta.next, next_):
                 return None
-            return await self._finish(ledger, epoch, next_)
-        return await self._close_and_compare(ledger, meta)
+            finished = await self._finish(ledger, epoch, next_)
+            return finished if order is None else None  # an order comes after what was under way
+        return await self._close_and_compare(ledger, meta, order)
 
     async def _close_and_compare(
-        self, ledger: Ledger, meta: Meta | None
+        self, ledger: Ledger, meta: Meta | None, order: Order | None
     ) -> Opened | StaysClosed | None:
         number = 1 + max(
             await ledger.highest_epoch(self.partition),
@@ -189,6 +196,8 @@ class Handshake:
         if closed is None:
             return None
         awake = KeepAlive(ledger)
+        if order and order.while_closed:
+            await order.while_closed(ledger, closed, awake.touch)
         replayed, missing = await self._bring_forward(ledger, closed, awake)
         missing = missing or await find_missing(
             self.partition, self._redis, ledger, closed, awake.touch
@@ -197,6 +206,8 @@ class Handshake:
         async with ledger.deciding(self.partition) as decision:
             recorded = decision.recorded or NOWHERE
             verdict = decide(closed, recorded, decision.lineage, missing, replayed)
+            if order:
+                verdict = ordered(verdict, order.verdict, order.reason, recorded)
             begins = verdict.beginning
             await decision.put_epoch(
                 number,

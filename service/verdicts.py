@@ -91,5 +91,18 @@ def decide(
     return Verdict("continue", closed.last, "Redis has all that is on record, and the tail")
 
 
+def ordered(verdict: Verdict, wanted: str, reason: str, recorded: Position) -> Verdict:
+    """Return what an operator's order makes of a verdict.
+
+    `wanted` is `rebuild`, `stay_closed`, or empty for whatever the comparison came to. Stores that
+    do not agree stay closed, whatever was ordered; what is begun has nothing to be rebuilt from.
+    """
+    if wanted == "stay_closed":
+        return Verdict("stay_closed", None, reason)
+    if wanted == "rebuild" and verdict.name in ("continue", "replay", "rebuild"):
+        return Verdict("rebuild", recorded, reason)
+    return verdict
+
+
 def _because(missing: str) -> str:
     return f"; it cannot be brought forward: {missing}" if missing else ""

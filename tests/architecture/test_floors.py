@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "domain",
-        """verdicts assurance succession applying unrecorded bringing_forward
+        """verdicts assurance succession applying unrecorded orders bringing_forward
         handshake opening partition loader lanes engine after_commit writer vitals
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
