@@ -62,8 +62,9 @@ check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest -q tests/unit tests/architecture
 
-bench: .venv/.dev ## Measure positions among a million waiters (40 s)
+bench: .venv/.dev ## Measure positions among a million waiters, and a rebuild of 200,000 users (3 min)
 	$(BIN)/python loadtests/bench_positions.py
+	$(BIN)/python loadtests/bench_rebuild.py
 
 # What people were told is verified even where Locust found fault with it; its exit code comes first.
 loadtest: .venv/.dev ## Send a crowd at the running service and verify it (PEOPLE TICKETS CANCEL HOST PORT)
