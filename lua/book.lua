@@ -14,7 +14,8 @@
 --   1 caller       text, `<worker>:<script>`
 --   2 number       integer, 1 and up, of this caller's call
 --   3 latest       integer, microseconds of Redis's clock after which the call is refused
---   4 event_count  integer, 1..256
+--   4 unrecorded_max  integer, changes; with so many that are not on record nothing is changed
+--   5 event_count  integer, 1..256
 --   then event_count event ids (text)
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
@@ -24,6 +25,7 @@
 --   WAITING          seq of joining, position from 1
 --   ALREADY_BOOKED   seq of the booking that stands, 0
 --   ALREADY_WAITING  seq of joining, position from 1 as it is now
+--   RECORD_BEHIND    0, 0; the booking would be one change too many that is not on record
 --   NO_EVENT         0, 0
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
 -- @include fence
@@ -32,10 +34,11 @@
 -- @include events
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
-local caller, number, latest, event_count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local caller, number, latest, unrecorded_max, event_count =
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local now = clock()
-local refusal, seq = fence(meta_key, now)
+local refusal, seq, recorded = fence(meta_key, now)
 if refusal then
   return refusal
 end
@@ -46,12 +49,12 @@ end
 
 local ids = {}
 for i = 1, event_count do
-  ids[i] = ARGV[4 + i]
+  ids[i] = ARGV[5 + i]
 end
 local events = read_events(4, ids)
 
 local reply, changes = { 'OK', EPOCH, '', now, '-' }, {}
-for at = 5 + event_count, #ARGV, 2 do
+for at = 6 + event_count, #ARGV, 2 do
   local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
   local outcome, change_seq, position = 'NO_EVENT', '0', 0
   if event.capacity then
@@ -61,6 +64,8 @@ for at = 5 + event_count, #ARGV, 2 do
     elseif known.state == 'waiting' then
       outcome, change_seq = 'ALREADY_WAITING', known.seq
       position = known.position or position_of(event, known.turn)
+    elseif seq - recorded >= unrecorded_max then
+      outcome = 'RECORD_BEHIND'
     else
       seq = seq + 1
       change_seq = text(seq)

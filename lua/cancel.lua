@@ -15,16 +15,19 @@
 --   1 caller       text, `<worker>:<script>`
 --   2 number       integer, 1 and up, of this caller's call
 --   3 latest       integer, microseconds of Redis's clock after which the call is refused
---   4 event_count  integer, 1..256
+--   4 unrecorded_max  integer, changes; with so many that are not on record nothing is changed
+--   5 event_count  integer, 1..256
 --   then event_count event ids (text)
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
 --     user         text without white space
 -- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, promoted
---   CANCELLED   seq of the cancellation, 1 when a waiter got the ticket, else 0
---   LEFT        seq of leaving the waiting list, 0
---   NOT_BOOKED  0, 0
---   NO_EVENT    0, 0
+--   CANCELLED      seq of the cancellation, 1 when a waiter got the ticket, else 0
+--   LEFT           seq of leaving the waiting list, 0
+--   RECORD_BEHIND  0, 0; too many changes are not on record. One that is let through promotes as
+--                  ever, so the last may go one change beyond
+--   NOT_BOOKED     0, 0
+--   NO_EVENT       0, 0
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
 -- @include fence
 -- @include numbered
@@ -33,10 +36,11 @@
 -- @include waiters
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
-local caller, number, latest, event_count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local caller, number, latest, unrecorded_max, event_count =
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local now = clock()
-local refusal, seq = fence(meta_key, now)
+local refusal, seq, recorded = fence(meta_key, now)
 if refusal then
   return refusal
 end
@@ -47,7 +51,7 @@ end
 
 local ids = {}
 for i = 1, event_count do
-  ids[i] = ARGV[4 + i]
+  ids[i] = ARGV[5 + i]
 end
 local events = read_events(4, ids)
 local changes = {}
@@ -72,24 +76,26 @@ local function promote(event)
 end
 
 local reply = { 'OK', EPOCH, '', now, '-' }
-for at = 5 + event_count, #ARGV, 2 do
+for at = 6 + event_count, #ARGV, 2 do
   local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
   local outcome, change_seq, promoted = 'NO_EVENT', '0', '0'
   if event.capacity then
     local known = user_of(event, user)
-    if known.state == 'booked' then
+    if known.state ~= 'booked' and known.state ~= 'waiting' then
+      outcome = 'NOT_BOOKED'
+    elseif seq - recorded >= unrecorded_max then
+      outcome = 'RECORD_BEHIND'
+    elseif known.state == 'booked' then
       outcome = 'CANCELLED'
       change_seq = change('cancelled', event, user, 'cancelled')
       event.available = event.available + 1
       promoted = promote(event) and '1' or '0'
-    elseif known.state == 'waiting' then
+    else
       outcome = 'LEFT'
       event.left[#event.left + 1] = text(known.turn)
       event.left[#event.left + 1] = text(known.turn)
       change_seq = change('left', event, user, 'left_waiting_list')
       event.waiting = event.waiting - 1
-    else
-      outcome = 'NOT_BOOKED'
     end
   end
   reply[#reply + 1] = outcome

@@ -14,7 +14,8 @@
 --   1 caller       text, `<worker>:<script>`
 --   2 number       integer, 1 and up, of this caller's call
 --   3 latest       integer, microseconds of Redis's clock after which the call is refused
---   4 event_count  integer, 1..256
+--   4 unrecorded_max  integer, changes; with so many that are not on record nothing is changed
+--   5 event_count  integer, 1..256
 --   then event_count event ids (text)
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
@@ -22,18 +23,20 @@
 --     name         text
 --     details      JSON on one line, what the change says on record
 -- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, created_at
---   OPENED  seq of the opening, its time in microseconds
---   EXISTS  0, 0; Redis knows this id, or is loading it: the caller draws another
+--   OPENED         seq of the opening, its time in microseconds
+--   RECORD_BEHIND  0, 0; too many changes are not on record
+--   EXISTS         0, 0; Redis knows this id, or is loading it: the caller draws another
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
 -- @include fence
 -- @include numbered
 -- @include outbox
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
-local caller, number, latest, event_count = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local caller, number, latest, unrecorded_max, event_count =
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local now = clock()
-local refusal, seq = fence(meta_key, now)
+local refusal, seq, recorded = fence(meta_key, now)
 if refusal then
   return refusal
 end
@@ -43,17 +46,21 @@ if again then
 end
 
 local reply, changes, opened, taken = { 'OK', EPOCH, '', now, '-' }, {}, {}, {}
-for at = 5 + event_count, #ARGV, 4 do
+for at = 6 + event_count, #ARGV, 4 do
   local place = tonumber(ARGV[at])
   local capacity, name, details = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local event_key = KEYS[4 + 4 * (place - 1)]
-  local outcome, change_seq, created_at = 'EXISTS', '0', '0'
-  if not taken[event_key] and redis.call('EXISTS', event_key) == 0 then
+  local outcome, change_seq, created_at = '', '0', '0'
+  if taken[event_key] or redis.call('EXISTS', event_key) == 1 then
+    outcome = 'EXISTS'
+  elseif seq - recorded >= unrecorded_max then
+    outcome = 'RECORD_BEHIND'
+  else
     taken[event_key] = true
     seq = seq + 1
     outcome, change_seq, created_at = 'OPENED', text(seq), now
     opened[#opened + 1] = { event_key, capacity, name }
-    changes[#changes + 1] = 'opened ' .. ARGV[4 + place] .. ' - ' .. details
+    changes[#changes + 1] = 'opened ' .. ARGV[5 + place] .. ' - ' .. details
   end
   reply[#reply + 1] = outcome
   reply[#reply + 1] = change_seq

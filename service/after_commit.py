@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from service.errors import CorruptEntryError
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import Position
-from service.redis_store import RedisStore
+from service.redis_store import Meta, RedisStore
 
 log = structlog.stdlib.get_logger("onsale.writer")
 
@@ -45,6 +45,15 @@ class AfterCommit:
                     await self._trim(ledger, partition, last)
                 except (CorruptEntryError, RedisError, *UNAVAILABLE) as error:
                     log.debug("nothing was trimmed", partition=partition, why=str(error))
+
+    async def make_good(self, partition: int, meta: Meta, recorded: Position) -> None:
+        """Raise a watermark that was missed after the last commit.
+
+        At the bound of what is not on record nobody changes anything, so that no other commit
+        would come to make it good.
+        """
+        if meta.open and meta.epoch == recorded.epoch and meta.recorded < recorded:
+            await self._raise_watermark(partition, recorded)
 
     async def _raise_watermark(self, partition: int, recorded: Position) -> None:
         try:

@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from service import ledger, openapi
+from service import ledger, openapi, room
 from service.assurance import assure
 from service.bodies import problem_answer
 from service.engine import Engine
@@ -76,6 +76,7 @@ class Worker:
             items_max=settings.batch_items_max,
             waiting_max=settings.waiting_room_max,
             deadline_s=settings.request_deadline_ms / 1000,
+            unrecorded=room.unrecorded_bounds(settings),
         )
         self.engine = Engine(self.partitions, self._ledgers, bounds, metrics)
         self.look = partial(look, self._redis, self._ledgers, settings.partitions)
@@ -154,6 +155,7 @@ def serve_api(settings: Settings, fd: int | None) -> None:
         backlog=_BACKLOG,
     )
     listener = inherited(fd) if fd is not None else bind(settings.host, settings.port)
+    log.info("bounds of what is not on record", bounds=room.in_words(settings))
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -227,6 +229,7 @@ def make_handshakes(
         partitions=settings.partitions,
         durability=settings.durability,
         stated=settings.stated_redis_configuration,
+        room_bytes=room.room_bytes(settings),
     )
 
     return {

@@ -13,7 +13,7 @@ from service.errors import ConfigurationError
 from service.ledger import Ledger
 from service.redis_store import RedisStore
 from service.settings import Durability
-from service.soundness import Finding, judge_postgresql, judge_redis
+from service.soundness import Finding, judge_postgresql, judge_redis, judge_room
 
 log = structlog.stdlib.get_logger("onsale.soundness")
 
@@ -25,14 +25,16 @@ async def assure(
     partitions: int,
     durability: Durability,
     stated: Mapping[str, str],
+    room_bytes: int,
 ) -> None:
     """Inspect both stores, and hold the deployment against its record.
 
     Redis alone where PostgreSQL is away (`ledger` None): its half of a promise is judged all the
-    same. `stated`: what a Redis that hides its configuration is set to. Raises ConfigurationError,
-    and what reading the stores raises.
+    same. `stated`: what a Redis that hides its configuration is set to; `room_bytes`: what Redis
+    may have to hold. Raises ConfigurationError, and what reading the stores raises.
     """
-    insist(judge_redis(await redis.inspect(), durability, stated))
+    found = await redis.inspect()
+    insist([*judge_redis(found, durability, stated), *judge_room(found, room_bytes)])
     if ledger is not None:
         insist(judge_postgresql(await ledger.inspect()))
         await ledger.claim_partitions(partitions)

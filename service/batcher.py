@@ -26,7 +26,8 @@ class Expired(Exception):
 class Batcher(Generic[Item, Result]):
     """Collects items for `send(items, deadline)`, which returns one result per item in order.
 
-    An exception from `send` reaches all items of that call. Deadlines are of the loop's clock, in
+    An exception among the results is raised for its item alone; one from `send` reaches all items
+    of that call. Deadlines are of the loop's clock, in
     seconds; `send` is given the earliest of its items.
     """
 
@@ -35,7 +36,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(
         self,
-        send: Callable[[list[Item], float], Awaitable[Sequence[Result]]],
+        send: Callable[[list[Item], float], Awaitable[Sequence[Result | Exception]]],
         *,
         items_max: int,
         waiting_max: int,
@@ -93,7 +94,11 @@ class Batcher(Generic[Item, Result]):
             self._fail(batch, error)
         else:
             for (_, future, _), result in zip(batch, results, strict=True):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result], float]]:

@@ -36,6 +36,7 @@ PROBLEMS: Mapping[str, ProblemType] = {
     "invalid_request": ProblemType(422, "The request is not valid", "never"),
     "internal_error": ProblemType(500, "The service failed", "same_request"),
     "overloaded": ProblemType(503, "Too many requests are waiting", "after_delay"),
+    "record_behind": ProblemType(503, "Too much is not on record yet", "after_delay"),
     "unavailable": ProblemType(503, "A store cannot be reached at the moment", "after_delay"),
     "closed": ProblemType(503, "The sale is closed until its stores agree", "after_delay"),
     "outcome_unknown": ProblemType(503, "Whether this was done is not known", "same_request"),

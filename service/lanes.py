@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from service.batcher import Batcher
+from service.errors import Problem
 from service.keys import event_keys
 from service.lineage import Position
 from service.metrics import Metrics
 from service.partition import Partition, Reply
+from service.room import UnrecordedBounds
 
 _OUTCOMES = {
-    "book": ("booked", "waiting", "already_booked", "already_waiting", "no_event"),
-    "cancel": ("cancelled", "left", "not_booked", "no_event"),
-    "open_event": ("opened", "exists"),
+    "book": ("booked", "waiting", "already_booked", "already_waiting", "record_behind", "no_event"),
+    "cancel": ("cancelled", "left", "not_booked", "record_behind", "no_event"),
+    "open_event": ("opened", "record_behind", "exists"),
 }
 """What is counted from the start, at zero: an alarm on a rate needs a first value."""
 
@@ -77,11 +79,15 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Items per call, items that may wait per script, seconds that one may wait."""
+    """Items per call, items that may wait per script, seconds that one may wait.
+
+    `unrecorded`: how many changes of a partition may be off the record.
+    """
 
     items_max: int
     waiting_max: int
     deadline_s: float
+    unrecorded: UnrecordedBounds
 
 
 class Lanes:
@@ -90,18 +96,33 @@ class Lanes:
     def __init__(self, partition: Partition, bounds: Bounds, metrics: Metrics) -> None:
         self._partition = partition
         self._metrics = metrics
+        self._unrecorded_max = {
+            "book": bounds.unrecorded.changes_max,
+            "open_event": bounds.unrecorded.changes_max,
+            "cancel": bounds.unrecorded.cancel_changes_max,
+        }
+        for operation, changes in self._unrecorded_max.items():
+            metrics.unrecorded_max.labels(operation).set(changes)
         for operation, outcomes in _OUTCOMES.items():
             for outcome in outcomes:
                 metrics.outcomes.labels(operation, outcome)
-        self.book = self._lane("book", self._book, bounds)
-        self.cancel = self._lane("cancel", self._cancel, bounds)
-        self.read = self._lane("read", self._read, bounds)
-        self.open = self._lane("open_event", self._open, bounds)
+        self.book: Batcher[tuple[int, str], Booking | Missed] = self._lane(
+            "book", self._book, bounds
+        )
+        self.cancel: Batcher[tuple[int, str], Cancellation | Missed | None] = self._lane(
+            "cancel", self._cancel, bounds
+        )
+        self.read: Batcher[tuple[int, str], tuple[EventState, UserState | None] | Missed] = (
+            self._lane("read", self._read, bounds)
+        )
+        self.open: Batcher[tuple[int, str, int], EventState | None] = self._lane(
+            "open_event", self._open, bounds
+        )
 
     def _lane(
         self,
         script: str,
-        send: Callable[[list[Item], float], Awaitable[Sequence[Result]]],
+        send: Callable[[list[Item], float], Awaitable[Sequence[Result | Problem]]],
         bounds: Bounds,
     ) -> Batcher[Item, Result]:
         sizes = self._metrics.batch_items.labels(script)
@@ -109,7 +130,7 @@ class Lanes:
         waiting_room = self._metrics.waiting_room.labels(script)
         waiting_room.set(0)
 
-        async def send_measured(items: list[Item], deadline: float) -> Sequence[Result]:
+        async def send_measured(items: list[Item], deadline: float) -> Sequence[Result | Problem]:
             sizes.observe(len(items))
             waiting_room.set(lane.waiting)
             with durations.time():
@@ -123,12 +144,16 @@ class Lanes:
         )
         return lane
 
-    async def _book(self, items: list[tuple[int, str]], deadline: float) -> list[Booking | Missed]:
+    async def _book(
+        self, items: list[tuple[int, str]], deadline: float
+    ) -> list[Booking | Missed | Problem]:
         reply = await self._change("book", items, deadline)
         self._count("book", reply.words[::3])
         return [
             Missed(reply.last)
             if outcome == "NO_EVENT"
+            else Problem("record_behind")
+            if outcome == "RECORD_BEHIND"
             else Booking(
                 status="booked" if outcome.endswith("BOOKED") else "waiting",
                 new=not outcome.startswith("ALREADY"),
@@ -140,17 +165,19 @@ class Lanes:
 
     async def _cancel(
         self, items: list[tuple[int, str]], deadline: float
-    ) -> list[Cancellation | Missed | None]:
+    ) -> list[Cancellation | Missed | Problem | None]:
         reply = await self._change("cancel", items, deadline)
         self._count("cancel", reply.words[::3])
         self._metrics.promotions.inc(reply.words[2::3].count("1"))
         statuses = {"CANCELLED": "cancelled", "LEFT": "left_waiting_list"}
-        results: list[Cancellation | Missed | None] = []
+        results: list[Cancellation | Missed | Problem | None] = []
         for outcome, seq, promoted in _stride(reply.words, 3):
             if outcome == "NO_EVENT":
                 results.append(Missed(reply.last))
             elif outcome == "NOT_BOOKED":
                 results.append(None)
+            elif outcome == "RECORD_BEHIND":
+                results.append(Problem("record_behind"))
             else:
                 at = Position(reply.last.epoch, int(seq))
                 results.append(Cancellation(statuses[outcome], at, promoted == "1"))
@@ -188,7 +215,7 @@ class Lanes:
 
     async def _open(
         self, items: list[tuple[int, str, int]], deadline: float
-    ) -> list[EventState | None]:
+    ) -> list[EventState | Problem | None]:
         keys: list[str] = [*self._partition.keys]
         ids: list[str | int] = []
         arguments: list[str | int] = []
@@ -197,13 +224,14 @@ class Lanes:
             ids.append(event_id)
             details = json.dumps({"name": name, "totalTickets": capacity}, separators=(",", ":"))
             arguments += (place, capacity, name, details)
-        reply = await self._partition.change(
-            "open_event", keys, [len(ids), *ids, *arguments], deadline
-        )
+        arguments = [self._unrecorded_max["open_event"], len(ids), *ids, *arguments]
+        reply = await self._partition.change("open_event", keys, arguments, deadline)
         self._count("open_event", reply.words[::3])
         return [
             EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at))
             if outcome == "OPENED"
+            else Problem("record_behind")
+            if outcome == "RECORD_BEHIND"
             else None
             for (event_id, name, capacity), (outcome, _, created_at) in zip(
                 items, _stride(reply.words, 3), strict=True
@@ -218,6 +246,7 @@ class Lanes:
     async def _change(self, script: str, items: list[tuple[int, str]], deadline: float) -> Reply:
         keys, arguments = self._arguments(items)
         keys = [*self._partition.keys, *keys]
+        arguments = [self._unrecorded_max[script], *arguments]
         return await self._partition.change(script, keys, arguments, deadline)
 
     def _arguments(self, items: list[tuple[int, str]]) -> tuple[list[str], list[str | int]]:

@@ -78,6 +78,13 @@ class Metrics:
             multiprocess_mode="sum",
             registry=self._registry,
         )
+        self.unrecorded_max = Gauge(
+            "onsale_unrecorded_changes_max",
+            "Unrecorded changes of a partition at which the operation is refused.",
+            ["operation"],
+            multiprocess_mode="mostrecent",
+            registry=self._registry,
+        )
         self.handshakes = self._counter(
             "onsale_handshakes", "Handshakes, by what they came to.", "partition", "result"
         )

@@ -30,7 +30,7 @@ _ANSWERS = (
 )
 _BODY = ("invalid_json", "body_too_large", "unsupported_media_type", "invalid_request")
 _STORES = ("overloaded", "unavailable", "closed")
-_UNSURE = (*_STORES, "outcome_unknown")
+_UNSURE = (*_STORES, "record_behind", "outcome_unknown")
 _REF = "#/components/schemas/{model}"
 
 _EVENT_ID = {

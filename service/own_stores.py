@@ -14,7 +14,13 @@ from service.errors import ConfigurationError
 from service.probes import probe_postgresql, probe_redis
 from service.processes import Role
 from service.settings import Durability
-from service.soundness import PostgresqlAsFound, judge_limits, judge_postgresql, judge_redis
+from service.soundness import (
+    PostgresqlAsFound,
+    judge_limits,
+    judge_postgresql,
+    judge_redis,
+    judge_room,
+)
 
 
 class OwnRedis:
@@ -23,9 +29,12 @@ class OwnRedis:
     name = "Redis (REDIS_URL)"
     role: Role | None = None
 
-    def __init__(self, url: str, durability: Durability, stated: Mapping[str, str]) -> None:
+    def __init__(
+        self, url: str, durability: Durability, stated: Mapping[str, str], *, room_bytes: int = 0
+    ) -> None:
         """Keep the URL, which may hold a password, and what the server has to be for us."""
         self.url = url
+        self._room_bytes = room_bytes
         self._durability = durability
         self._stated = stated
 
@@ -36,7 +45,8 @@ class OwnRedis:
         """Return its name and version."""
         found = await probe_redis(self.url)
         with _named("REDIS_URL"):
-            insist([*judge_redis(found, self._durability, self._stated), *judge_limits(found)])
+            sound = judge_redis(found, self._durability, self._stated)
+            insist([*sound, *judge_limits(found), *judge_room(found, self._room_bytes)])
         return str(found)
 
 

@@ -96,6 +96,12 @@ class Settings(BaseSettings):
     retained_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20
     """Recorded changes that the outbox keeps, of all partitions together, in bytes."""
 
+    unrecorded_bytes_max: Annotated[int, Field(ge=1 << 20)] = 512 << 20
+    """Bytes of Redis for what is not on record; then bookings are refused. 1 MiB per partition."""
+
+    cancel_reserve_bytes: Annotated[int, Field(ge=1 << 20)] = 128 << 20
+    """Bytes beyond those, for cancellations alone; then they are refused as well."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lines below this level are not written."""
 
@@ -138,6 +144,17 @@ class Settings(BaseSettings):
             msg = (
                 f"HOST={self.host} can be reached from other machines and Onsale has no"
                 " authentication yet; set ONSALE_ALLOW_REMOTE=1 if that is what you want"
+            )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _room_in_each_partition(self) -> "Settings":
+        least = self.partitions << 20
+        if self.unrecorded_bytes_max < least:
+            msg = (
+                f"ONSALE_UNRECORDED_BYTES_MAX must be {least} at least, 1 MiB for each of"
+                " ONSALE_PARTITIONS: under load a writer that keeps up has as much under way"
             )
             raise ValueError(msg)
         return self

@@ -118,6 +118,19 @@ def judge_limits(found: RedisAsFound) -> list[Finding]:
     return [Finding(msg, refuses=False)]
 
 
+def judge_room(found: RedisAsFound, needed: int) -> list[Finding]:
+    """Return what is unwise about a limit of memory below the bytes that may be needed."""
+    limit = int(found.configuration.get("maxmemory") or 0)
+    if not 0 < limit < needed:
+        return []
+    msg = (
+        f"{found.product} has maxmemory '{limit}', less than ONSALE_RETAINED_BYTES,"
+        " ONSALE_UNRECORDED_BYTES_MAX and ONSALE_CANCEL_RESERVE_BYTES together"
+        f" ({needed}): with PostgreSQL away its memory could be full before these bounds are met"
+    )
+    return [Finding(msg, refuses=False)]
+
+
 def judge_postgresql(found: PostgresqlAsFound) -> list[Finding]:
     """Return what is wrong with a PostgreSQL. Whatever the durability: the record is the record."""
     findings = []

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from service import metrics, migrations
+from service import metrics, migrations, room
 from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.listener import bind, http_url, readiness
 from service.own_stores import OwnPostgres, OwnRedis
@@ -136,7 +136,8 @@ class Supervisor:
 
     def _greet(self, address: str, versions: Sequence[str], closed: str) -> None:
         remote = self._settings.allow_remote
-        text = welcome(address, self._run.data, versions, remote=remote, closed=closed)
+        bounds = room.in_words(self._settings)
+        text = welcome(address, self._run.data, versions, bounds, remote=remote, closed=closed)
         # A terminal that has gone is no reason to stop.
         with contextlib.suppress(OSError):
             sys.stdout.write(text)
@@ -231,7 +232,12 @@ def own_or_embedded(settings: Settings, run: RunDirectory, sockets: Path) -> Seq
     """Return the user's own stores where settings name them, else those from the wheels."""
     redis, postgresql = settings.own_redis_url, settings.postgresql_url
     return (
-        OwnRedis(redis, settings.durability, settings.stated_redis_configuration)
+        OwnRedis(
+            redis,
+            settings.durability,
+            settings.stated_redis_configuration,
+            room_bytes=room.room_bytes(settings),
+        )
         if redis
         else EmbeddedValkey(run, sockets),
         OwnPostgres(postgresql, settings.postgresql_setting)

@@ -16,7 +16,7 @@ def onsale_version() -> str:
 
 
 def welcome(
-    address: str, data: Path, stores: Sequence[str], *, remote: bool, closed: str = ""
+    address: str, data: Path, stores: Sequence[str], bounds: str, *, remote: bool, closed: str = ""
 ) -> str:
     """Return the screen; in a fresh database its two commands work as they stand."""
     lines = [
@@ -24,6 +24,7 @@ def welcome(
         f"  stores  {', '.join(stores)}",
         f"  data    {data}",
         f"  logs    {data / 'log'}",
+        f"  bounds  {bounds}",
         "",
         "Open an event with 9 tickets (its answer has the id), then book the first:",
         "",

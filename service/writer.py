@@ -255,6 +255,8 @@ class Writer:
                 if partition in self._committed:  # a replay may have moved P
                     at = await ledger.cursor(partition)
                     self._committed[partition] = max(at, self._committed[partition])
+            elif meta is not None:
+                await self._after_commit.make_good(partition, meta, recorded)
 
     def _disagreement(
         self, partition: int, meta: Meta | None, recorded: Position, committed: Position

@@ -7,6 +7,9 @@ or replays a journal, compares with this.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+UNBOUNDED = 10**17
+"""More changes than anybody makes."""
+
 
 class Answer(NamedTuple):
     """What one item came to; `extra` is the position of a booking, 1 for a promotion."""
@@ -58,17 +61,20 @@ class PartitionModel:
     def __init__(self, seq: int = 0) -> None:
         """`seq` is that of the last change before the first of these."""
         self.seq = seq
+        self.recorded = 0
         self.events: dict[int, Event] = {}
         self.changes: list[Change] = []
 
-    def open(self, event_id: int, capacity: int) -> Answer:
-        """Open an event, unless there is one with this id."""
+    def open(self, event_id: int, capacity: int, most: int = UNBOUNDED) -> Answer:
+        """Open an event, unless there is one with this id; `most` changes may be unrecorded."""
         if event_id in self.events:
             return Answer("EXISTS", 0, 0)
+        if self._behind(most):
+            return Answer("RECORD_BEHIND", 0, 0)
         self.events[event_id] = Event(capacity)
         return Answer("OPENED", self._change("opened", event_id, None), 0)
 
-    def book(self, event_id: int, user: str) -> Answer:
+    def book(self, event_id: int, user: str, most: int = UNBOUNDED) -> Answer:
         """Book a ticket, or join the end of the waiting list."""
         event = self.events.get(event_id)
         if event is None:
@@ -78,18 +84,22 @@ class PartitionModel:
             return Answer("ALREADY_BOOKED", seq, 0)
         if state == "waiting":
             return Answer("ALREADY_WAITING", seq, event.position(user))
+        if self._behind(most):
+            return Answer("RECORD_BEHIND", 0, 0)
         if event.available > 0 and not event.waiting_list:
             return Answer("BOOKED", self._become("booked", "booked", event_id, user), 0)
         event.waiting_list.append(user)
         seq = self._become("waiting", "waiting", event_id, user)
         return Answer("WAITING", seq, event.position(user))
 
-    def cancel(self, event_id: int, user: str) -> Answer:
+    def cancel(self, event_id: int, user: str, most: int = UNBOUNDED) -> Answer:
         """Give a ticket back, and on to the first who waits; or leave the waiting list."""
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
         state, _ = event.state(user)
+        if state in ("booked", "waiting") and self._behind(most):
+            return Answer("RECORD_BEHIND", 0, 0)
         if state == "waiting":
             event.waiting_list.remove(user)
             return Answer("LEFT", self._become("left", "left_waiting_list", event_id, user), 0)
@@ -100,6 +110,10 @@ class PartitionModel:
             return Answer("CANCELLED", seq, 0)
         self._become("promoted", "booked", event_id, event.waiting_list.pop(0))
         return Answer("CANCELLED", seq, 1)
+
+    def _behind(self, most: int) -> bool:
+        """Whether as many changes as may be are not on record."""
+        return self.seq - self.recorded >= most
 
     def _become(self, kind: str, state: str, event_id: int, user: str) -> int:
         seq = self._change(kind, event_id, user)

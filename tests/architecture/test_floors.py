@@ -11,7 +11,7 @@ import pytest
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("words", "__init__ errors models settings keys lineage resources store_urls soundness"),
+    ("words", "__init__ errors models settings keys lineage resources store_urls soundness room"),
     ("tools", "logs metrics scripts batcher wire migrations processes rundir"),
     (
         "stores",

@@ -242,6 +242,22 @@ class TestDeath:
             await eventually(lambda: is_recorded(record, valkey))
         await check_record(record, valkey, event_id)
 
+    async def test_a_watermark_that_was_missed_is_made_good_without_a_change(
+        self, settings: Settings, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """At the bound of what is not on record no other commit would come."""
+        async with writing(settings):
+            await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        seq = await valkey.hget(META, "seq")
+        await valkey.hset(META, "recorded", "1")
+
+        async def is_made_good() -> bool:
+            return bool(await valkey.hget(META, "recorded") == seq)
+
+        async with writing(settings):
+            await eventually(is_made_good)
+
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 async def test_who_waited_for_the_cursor_sees_what_was_committed_then(

@@ -18,6 +18,8 @@ from service.keys import event_keys, partition_keys, tag
 HEADER = 5
 NEVER_LATE = 10**17
 """Microseconds of a clock that no test lives to see."""
+UNBOUNDED = 10**17
+"""More changes than any test makes."""
 
 Item = tuple[int, str]
 Change = tuple[int, str, int | None, str | None]
@@ -303,14 +305,18 @@ class Partition:
         keys = [key for event_id in places for key in event_keys(self.number, event_id)]
         return keys, [len(places), *places, *pairs]
 
-    def _caller(self, script: str, numbered: Mapping[str, Any]) -> tuple[str, int, int]:
-        """Return caller, number and latest; a number that is given leaves the count as it is."""
-        assert numbered.keys() <= {"worker", "number", "latest"}
+    def _caller(self, script: str, numbered: Mapping[str, Any]) -> tuple[str, int, int, int]:
+        """Return what stands before the events; a number that is given leaves the count as it is.
+
+        Caller, number, latest and unrecorded_max.
+        """
+        assert numbered.keys() <= {"worker", "number", "latest", "unrecorded_max"}
         caller = f"{numbered.get('worker', 'w1')}:{script}"
         number = numbered.get("number")
         if number is None:
             number = self._calls[caller] = self._calls.get(caller, 0) + 1
-        return caller, number, numbered.get("latest", NEVER_LATE)
+        latest = numbered.get("latest", NEVER_LATE)
+        return caller, number, latest, numbered.get("unrecorded_max", UNBOUNDED)
 
 
 def outcomes(reply: Reply) -> list[str]:

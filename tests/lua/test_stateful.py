@@ -24,7 +24,7 @@ from redis.exceptions import ResponseError
 
 from service.errors import CorruptEntryError
 from tests.lua.harness import Backend, Item, Mutation, Partition, Reply
-from tests.model import Answer, Event, PartitionModel
+from tests.model import UNBOUNDED, Answer, Event, PartitionModel
 
 EVENTS = (1, 7, 2**53 - 1)
 USERS = ("1", "2", "9007199254740991", "01", "a", "-", "A", "A.b_c~d@e:f+g|h=i-j")
@@ -41,6 +41,8 @@ SETTINGS = settings(
 event_ids = st.sampled_from((EVENTS[0],) * 6 + EVENTS)
 items = st.lists(st.tuples(event_ids, st.sampled_from(USERS)), min_size=1, max_size=6)
 states = st.sampled_from(("booked", "waiting", "cancelled", "left_waiting_list"))
+# How many changes more may go unrecorded: mostly any number.
+rooms = st.sampled_from((UNBOUNDED,) * 6 + (0, 1, 2, 4))
 
 
 class ScriptsAgainstModel(RuleBasedStateMachine):
@@ -70,11 +72,16 @@ class ScriptsAgainstModel(RuleBasedStateMachine):
             kept = dict.fromkeys(users[:of], "waiting") | dict.fromkeys(users[:capacity], "booked")
             self.load_event(EVENTS[0], spare, kept)
 
-    @rule(wanted=st.lists(st.tuples(event_ids, st.integers(1, 3)), min_size=1, max_size=3))
-    def open_events(self, wanted: list[tuple[int, int]]) -> None:
+    @rule(
+        wanted=st.lists(st.tuples(event_ids, st.integers(1, 3)), min_size=1, max_size=3),
+        room=rooms,
+    )
+    def open_events(self, wanted: list[tuple[int, int]], room: int = UNBOUNDED) -> None:
         """An id that is known already, or twice in the call, is refused."""
-        reply = self.partition.open_events(*((e, c, "Name", '{"a": 1}') for e, c in wanted))
-        expected = [self.model.open(event, capacity) for event, capacity in wanted]
+        most = self._most(room)
+        asked = ((e, c, "Name", '{"a": 1}') for e, c in wanted)
+        reply = self.partition.open_events(*asked, unrecorded_max=most)
+        expected = [self.model.open(event, capacity, most) for event, capacity in wanted]
         assert [(o, int(s)) for o, s, _ in reply.items] == [(a.outcome, a.seq) for a in expected]
 
     @rule(
@@ -96,19 +103,28 @@ class ScriptsAgainstModel(RuleBasedStateMachine):
             [user for user, state in pairs if state == "waiting"],
         )
 
-    @rule(wanted=items)
-    def book(self, wanted: list[Item]) -> None:
+    @rule(wanted=items, room=rooms)
+    def book(self, wanted: list[Item], room: int = UNBOUNDED) -> None:
         """A batch of bookings comes to what the model says of them one by one."""
-        reply = self.partition.book(*wanted)
-        self._compare(reply, [self.model.book(*item) for item in wanted])
+        most = self._most(room)
+        reply = self.partition.book(*wanted, unrecorded_max=most)
+        self._compare(reply, [self.model.book(*item, most) for item in wanted])
         self.last = ("book", wanted, reply)
 
-    @rule(wanted=items)
-    def cancel(self, wanted: list[Item]) -> None:
+    @rule(wanted=items, room=rooms)
+    def cancel(self, wanted: list[Item], room: int = UNBOUNDED) -> None:
         """So does a batch of cancellations, promotions included."""
-        reply = self.partition.cancel(*wanted)
-        self._compare(reply, [self.model.cancel(*item) for item in wanted])
+        most = self._most(room)
+        reply = self.partition.cancel(*wanted, unrecorded_max=most)
+        self._compare(reply, [self.model.cancel(*item, most) for item in wanted])
         self.last = ("cancel", wanted, reply)
+
+    @rule(behind=st.integers(0, 3))
+    def put_on_record(self, behind: int) -> None:
+        """The watermark comes near the last change; it never goes back."""
+        upto = max(self.model.recorded, self.model.seq - behind)
+        self.partition.raise_watermark(upto)
+        self.model.recorded = upto
 
     @rule(which=st.integers(0, 7))
     def a_holder_gives_back(self, which: int) -> None:
@@ -193,6 +209,10 @@ class ScriptsAgainstModel(RuleBasedStateMachine):
         assert reply.word == "OK"
         assert [(o, int(s), int(x)) for o, s, x in reply.items] == expected
 
+    def _most(self, room: int) -> int:
+        """Return the bound at which so many more changes are let through."""
+        return self.model.seq - self.model.recorded + room
+
     def _read(self, wanted: Sequence[Item]) -> None:
         found = [
             (words[0], *words[1:4], *words[7:10]) for words in self.partition.read(*wanted).items
@@ -265,6 +285,15 @@ MUTANTS = {
         "changes[#changes + (kind == 'left' and 0 or 1)] = kind",
     ),
     "a repeated call runs again": Mutation("book", "last_number == number", "false"),
+    "bookings know no bound": Mutation("book", "seq - recorded >= unrecorded_max", "false"),
+    "bookings go one beyond the bound": Mutation(
+        "book", "seq - recorded >= unrecorded_max", "seq - recorded > unrecorded_max"
+    ),
+    "cancellations know no bound": Mutation("cancel", "seq - recorded >= unrecorded_max", "false"),
+    "openings know no bound": Mutation("open_event", "seq - recorded >= unrecorded_max", "false"),
+    "the bound counts what is on record": Mutation(
+        "book", "seq - recorded >= unrecorded_max", "seq >= unrecorded_max"
+    ),
     "a closed partition serves": Mutation("book", "or meta[3] ~= '1'", ""),
     "another epoch's script serves": Mutation("book", "meta[1] ~= EPOCH or", ""),
 }

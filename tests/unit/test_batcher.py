@@ -193,6 +193,17 @@ async def test_an_exception_reaches_all_of_that_call_only() -> None:
     assert isinstance(results[2], OSError)
 
 
+async def test_an_exception_among_the_results_is_one_items() -> None:
+    """Its neighbours in the same call have their results."""
+    sender = Sender()
+    batch = batcher(sender)
+    futures = [batch.submit(item) for item in "abc"]
+    (await sender.next()).result.set_result(["A", OSError("refused"), "C"])  # type: ignore[list-item]  # that is its point
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    assert [str(result) for result in results] == ["A", "refused", "C"]
+    assert isinstance(results[1], OSError)
+
+
 async def test_an_exception_for_somebody_who_gave_up_is_nobodys() -> None:
     """It is given to those who are left, and the batcher goes on."""
     sender = Sender()

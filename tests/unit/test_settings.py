@@ -19,6 +19,8 @@ BOUNDS = {
     "ONSALE_REQUEST_DEADLINE_MS": (500, 60_000),
     "ONSALE_LINGER_MS_MAX": (0, 1_000),
     "ONSALE_RETAINED_BYTES": (1 << 20, None),
+    "ONSALE_UNRECORDED_BYTES_MAX": (1 << 20, None),
+    "ONSALE_CANCEL_RESERVE_BYTES": (1 << 20, None),
 }
 WORDS = {
     "HOST", "REDIS_URL", "DATABASE_URL", "DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD",
@@ -145,6 +147,16 @@ def test_what_is_beyond_the_bounds_is_refused_by_name(
         text = refusal(monkeypatch, **{name: value})
         assert text.startswith(f"{name}: ")
         assert len(text) < 200
+
+
+def test_each_partition_has_room_for_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 MiB for each of them, not for all together."""
+    text = refusal(
+        monkeypatch, ONSALE_PARTITIONS="4", ONSALE_UNRECORDED_BYTES_MAX=str((4 << 20) - 1)
+    )
+    assert "ONSALE_UNRECORDED_BYTES_MAX must be 4194304 at least" in text
+    monkeypatch.setenv("ONSALE_UNRECORDED_BYTES_MAX", str(4 << 20))
+    assert load_settings().unrecorded_bytes_max == 4 << 20
 
 
 @pytest.mark.parametrize("value", ["recorded", "replicated", "FSYNC", "none"])

@@ -16,6 +16,7 @@ from service.soundness import (
     judge_limits,
     judge_postgresql,
     judge_redis,
+    judge_room,
 )
 
 GOOD = {
@@ -193,6 +194,16 @@ def test_memory_without_a_limit_is_unwise() -> None:
     assert refused(findings) == []
     assert "maxmemory '0'" in warned(findings)[0]
     assert judge_limits(replace(REDIS, configuration={})) == []
+
+
+def test_a_limit_below_what_may_be_off_the_record_warns() -> None:
+    """It names both numbers; no limit, a hidden one and one that is large enough are let be."""
+    (text,) = warned(judge_room(with_setting("maxmemory", "99"), 100))
+    assert "maxmemory '99'" in text
+    assert "ONSALE_CANCEL_RESERVE_BYTES together (100)" in text
+    for found in (with_setting("maxmemory", "100"), with_setting("maxmemory", "0")):
+        assert judge_room(found, 100) == []
+    assert judge_room(replace(REDIS, configuration={}), 100) == []
 
 
 def test_a_good_postgresql_passes_in_silence() -> None:
