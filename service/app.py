@@ -45,6 +45,7 @@ from service.stopwatch import Stopwatch
 from service.vitals import look
 from service.welcome import onsale_version
 from service.wire import Wire
+from service.witness import AnsweredOf, Witness, answered_on_host, prepare
 from service.writer import Writer
 
 log = structlog.stdlib.get_logger("onsale")
@@ -65,7 +66,10 @@ class Worker:
         metrics = metrics or Metrics()
         self._redis = RedisStore(redis_url)
         self._ledgers = LedgerPool(postgresql_url)
-        handshakes = make_handshakes(settings, self._redis, "api", metrics)
+        self._witness = Witness(settings.answered_directory, settings.role or "api")
+        handshakes = make_handshakes(
+            settings, self._redis, "api", metrics, answered=self._witness.answered
+        )
         self._wires = {number: Wire(redis_url) for number in handshakes}
         worker = secrets.token_hex(8)
         self.partitions = [
@@ -78,17 +82,19 @@ class Worker:
             deadline_s=settings.request_deadline_ms / 1000,
             unrecorded=room.unrecorded_bounds(settings),
         )
-        self.engine = Engine(self.partitions, self._ledgers, bounds, metrics)
+        self.engine = Engine(self.partitions, self._ledgers, bounds, metrics, self._witness.note)
         self.look = partial(look, self._redis, self._ledgers, settings.partitions)
 
     async def __aenter__(self) -> Engine:
-        """Begin to open all partitions, in the background."""
+        """Begin to open all partitions, in the background. Raises ConfigurationError."""
+        self._witness.open()
         self.engine.start()
         return self.engine
 
     async def __aexit__(self, *_: object) -> None:
         """End what runs and close all connections."""
         await self.engine.stop()
+        await self._witness.close()
         for wire in self._wires.values():
             await wire.close()
         await self._redis.aclose()
@@ -136,8 +142,9 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
 def serve_api(settings: Settings, fd: int | None) -> None:
     """Serve the API until SIGTERM or SIGINT; on an inherited listening socket, or on one's own.
 
-    Raises AddressError when the address cannot be had.
+    Raises AddressError when the address cannot be had, ConfigurationError.
     """
+    prepare(settings.answered_directory)
     metrics = shared(settings.metrics_directory, settings.role or "api")
     config = uvicorn.Config(
         make_app(settings, metrics),
@@ -212,10 +219,22 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
 
 
 def make_handshakes(
-    settings: Settings, redis: RedisStore, role: str, metrics: Metrics | None = None
+    settings: Settings,
+    redis: RedisStore,
+    role: str,
+    metrics: Metrics | None = None,
+    *,
+    answered: AnsweredOf | None = None,
+    postgresql_url: str | None = None,
 ) -> dict[int, Handshake]:
-    """Return the handshake of each partition, in order."""
-    postgresql_url = _urls(settings)[1]
+    """Return the handshake of each partition, in order.
+
+    `answered`: where the process has some H of its own; this host's files otherwise.
+    """
+    postgresql_url = postgresql_url or _urls(settings)[1]
+    if answered is None:
+        prepare(settings.answered_directory)
+        answered = partial(answered_on_host, settings.answered_directory)
     counter = (metrics or Metrics()).handshakes
 
     def connect(idle_s: int) -> Awaitable[Ledger]:
@@ -238,6 +257,7 @@ def make_handshakes(
             redis,
             connect,
             assure=sound,
+            answered=partial(answered, number),
             count=partial(_count, counter, number),
         )
         for number in range(settings.partitions)

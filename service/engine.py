@@ -1,7 +1,8 @@
 """Booking, cancelling, reading, opening: the domain, as the edge asks for it.
 
 An event that Redis does not know is loaded from the record, and the script asked again; nothing is
-ever answered from this worker's memory.
+ever answered from this worker's memory. What is about to be answered is noted for the third
+witness.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from service.errors import Problem
 from service.keys import partition_of
 from service.lanes import Booking, Bounds, Cancellation, EventState, Lanes, Missed, UserState
 from service.ledger import UNAVAILABLE, LedgerPool
+from service.lineage import Position
 from service.loader import Loader
 from service.metrics import Metrics
 from service.partition import Partition
@@ -33,11 +35,16 @@ class Engine:
         ledgers: LedgerPool,
         bounds: Bounds,
         metrics: Metrics,
+        note: Callable[[int, Position], None],
     ) -> None:
-        """Take the partitions in order, and the bounds of their lanes."""
+        """Take the partitions in order, and the bounds of their lanes.
+
+        `note` is told the partition and the position of every change that is answered.
+        """
         self._partitions = partitions
         self._ledgers = ledgers
         self._deadline_s = bounds.deadline_s
+        self._note = note
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
 
@@ -56,7 +63,9 @@ class Engine:
     async def book(self, event_id: int, user_id: str) -> Booking:
         """Book one ticket, or join the waiting list; by event and user, any number of times."""
         lanes = self._of(event_id)
-        return await self._known(event_id, lambda: lanes.book.submit((event_id, user_id)))
+        booking = await self._known(event_id, lambda: lanes.book.submit((event_id, user_id)))
+        self._answers(event_id, booking.at)
+        return booking
 
     async def cancel(self, event_id: int, user_id: str) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
@@ -64,6 +73,7 @@ class Engine:
         done = await self._known(event_id, lambda: lanes.cancel.submit((event_id, user_id)))
         if done is None:
             raise Problem("not_booked")
+        self._answers(event_id, done.at)
         return done
 
     async def event(self, event_id: int) -> EventState:
@@ -88,7 +98,8 @@ class Engine:
             submit = partial(self._of(event_id).open.submit, (event_id, name, capacity))
             opened = await _answered(submit)
             if opened is not None:
-                return opened
+                self._answers(event_id, opened.at)
+                return opened.event
         raise Problem("unavailable", "No id was free.")
 
     async def ready(self) -> None:
@@ -96,6 +107,10 @@ class Engine:
         for partition in self._partitions:
             deadline = asyncio.get_running_loop().time() + 1.0
             await partition.ask("read", [partition.keys.meta], [0], deadline)
+
+    def _answers(self, event_id: int, at: Position) -> None:
+        """Note H, when there is an answer to give; a read that merely saw R is none."""
+        self._note(partition_of(event_id, len(self._partitions)), at)
 
     def _of(self, event_id: int) -> Lanes:
         return self._lanes[partition_of(event_id, len(self._lanes))]

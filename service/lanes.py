@@ -62,6 +62,14 @@ class EventState:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """What `open_event` came to."""
+
+    event: EventState
+    at: Position
+
+
+@dataclass(frozen=True, slots=True)
 class UserState:
     """A user's state for an event; `position` is 0 unless the user waits."""
 
@@ -215,7 +223,7 @@ class Lanes:
 
     async def _open(
         self, items: list[tuple[int, str, int]], deadline: float
-    ) -> list[EventState | Problem | None]:
+    ) -> list[Opened | Problem | None]:
         keys: list[str] = [*self._partition.keys]
         ids: list[str | int] = []
         arguments: list[str | int] = []
@@ -228,12 +236,15 @@ class Lanes:
         reply = await self._partition.change("open_event", keys, arguments, deadline)
         self._count("open_event", reply.words[::3])
         return [
-            EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at))
+            Opened(
+                EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at)),
+                Position(reply.last.epoch, int(seq)),
+            )
             if outcome == "OPENED"
             else Problem("record_behind")
             if outcome == "RECORD_BEHIND"
             else None
-            for (event_id, name, capacity), (outcome, _, created_at) in zip(
+            for (event_id, name, capacity), (outcome, seq, created_at) in zip(
                 items, _stride(reply.words, 3), strict=True
             )
         ]

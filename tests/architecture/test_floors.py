@@ -11,15 +11,18 @@ import pytest
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("words", "__init__ errors models settings keys lineage resources store_urls soundness room"),
-    ("tools", "logs metrics scripts batcher wire migrations processes rundir"),
+    (
+        "words",
+        "__init__ errors models settings keys lineage losses resources store_urls soundness room",
+    ),
+    ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
         "stores",
         "outbox inspection redis_store redis_view record decision ledger record_view journal_view",
     ),
     (
         "domain",
-        """verdicts assurance succession applying unrecorded orders bringing_forward
+        """verdicts assurance succession applying unrecorded orders bringing_forward settling
         handshake opening partition loader lanes engine after_commit writer vitals
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
@@ -30,7 +33,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         """app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
-        terminal operating cli __main__""",
+        given_verdicts confirming deciding terminal operating cli __main__""",
     ),
 )
 FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}

@@ -1,7 +1,7 @@
 """The handshake on real stores: each verdict, adoption, resumption, and death at every step."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -578,12 +578,18 @@ def _dying(
     return die
 
 
-def _without_postgresql(redis_store: RedisStore) -> Handshake:
+async def _nobody() -> list[Position]:
+    return []
+
+
+def _without_postgresql(
+    redis_store: RedisStore, answered: Callable[[], Awaitable[list[Position]]] = _nobody
+) -> Handshake:
     async def refuse(_: int) -> Any:
         raise ConnectionRefusedError
 
     sound = partial(assure, redis_store, partitions=1, durability="fsync", stated={})
-    return Handshake(0, redis_store, refuse, assure=sound)
+    return Handshake(0, redis_store, refuse, assure=sound, answered=answered)
 
 
 async def _is(found: Coroutine[Any, Any, Position], wanted: Position) -> bool:
