@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         """app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
-        given_verdicts confirming deciding terminal operating cli __main__""",
+        given_verdicts confirming repair deciding terminal operating cli __main__""",
     ),
 )
 FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
