@@ -11,13 +11,12 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import structlog
 import uvicorn
 import uvloop
-from prometheus_client import Counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -26,16 +25,15 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import ledger, openapi, room
-from service.assurance import assure
 from service.bodies import problem_answer
 from service.engine import Engine
-from service.errors import PROBLEMS, ConfigurationError, Problem
+from service.errors import PROBLEMS, Problem
 from service.exposition import Exposition
 from service.handlers import Handlers
-from service.handshake import Handshake
+from service.handshakes import make_handshakes, urls_of
 from service.http1 import Http1
 from service.lanes import Bounds
-from service.ledger import Ledger, LedgerPool
+from service.ledger import LedgerPool
 from service.listener import bind, inherited
 from service.metrics import Metrics, shared
 from service.partition import Partition
@@ -45,7 +43,7 @@ from service.stopwatch import Stopwatch
 from service.vitals import look
 from service.welcome import onsale_version
 from service.wire import Wire
-from service.witness import AnsweredOf, Witness, answered_on_host, prepare
+from service.witness import Witness, prepare
 from service.writer import Writer
 
 log = structlog.stdlib.get_logger("onsale")
@@ -62,7 +60,7 @@ class Worker:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         """Wire it; nothing is connected before `start`."""
-        redis_url, postgresql_url = _urls(settings)
+        redis_url, postgresql_url = urls_of(settings)
         metrics = metrics or Metrics()
         self._redis = RedisStore(redis_url)
         self._ledgers = LedgerPool(postgresql_url)
@@ -176,7 +174,7 @@ def run_writer(settings: Settings) -> None:
 
 
 async def _write(settings: Settings) -> bool:
-    redis = RedisStore(_urls(settings)[0])
+    redis = RedisStore(urls_of(settings)[0])
     metrics = shared(settings.metrics_directory, settings.role or "writer")
     writer = make_writer(settings, redis, metrics)
     task = asyncio.ensure_future(writer.run())
@@ -205,7 +203,7 @@ async def _write(settings: Settings) -> bool:
 
 def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None = None) -> Writer:
     """Return a writer of all partitions, on real stores and the real clock."""
-    postgresql_url = _urls(settings)[1]
+    postgresql_url = urls_of(settings)[1]
     metrics = metrics or Metrics()
     return Writer(
         redis,
@@ -216,63 +214,6 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
         clock=time.monotonic,
         metrics=metrics,
     )
-
-
-def make_handshakes(
-    settings: Settings,
-    redis: RedisStore,
-    role: str,
-    metrics: Metrics | None = None,
-    *,
-    answered: AnsweredOf | None = None,
-    postgresql_url: str | None = None,
-) -> dict[int, Handshake]:
-    """Return the handshake of each partition, in order.
-
-    `answered`: where the process has some H of its own; this host's files otherwise.
-    """
-    postgresql_url = postgresql_url or _urls(settings)[1]
-    if answered is None:
-        prepare(settings.answered_directory)
-        answered = partial(answered_on_host, settings.answered_directory)
-    counter = (metrics or Metrics()).handshakes
-
-    def connect(idle_s: int) -> Awaitable[Ledger]:
-        return ledger.connect(
-            postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
-        )
-
-    sound = partial(
-        assure,
-        redis,
-        partitions=settings.partitions,
-        durability=settings.durability,
-        stated=settings.stated_redis_configuration,
-        room_bytes=room.room_bytes(settings),
-    )
-
-    return {
-        number: Handshake(
-            number,
-            redis,
-            connect,
-            assure=sound,
-            answered=partial(answered, number),
-            count=partial(_count, counter, number),
-        )
-        for number in range(settings.partitions)
-    }
-
-
-def _count(handshakes: Counter, partition: int, result: str) -> None:
-    handshakes.labels(str(partition), result).inc()
-
-
-def _urls(settings: Settings) -> tuple[str, str]:
-    if settings.own_redis_url is None or settings.postgresql_url is None:
-        msg = "REDIS_URL and DATABASE_URL must say where the stores are; `onsale up` brings its own"
-        raise ConfigurationError(msg)
-    return settings.own_redis_url, settings.postgresql_url
 
 
 def _exact_paths(router: Router) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from service.app import make_handshakes
 from service.errors import ConfigurationError
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.looking import CANNOT_TELL, say
 from service.orders import Order
 from service.redis_store import RedisStore

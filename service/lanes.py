@@ -123,7 +123,7 @@ class Lanes:
         self.read: Batcher[tuple[int, str], tuple[EventState, UserState | None] | Missed] = (
             self._lane("read", self._read, bounds)
         )
-        self.open: Batcher[tuple[int, str, int], EventState | None] = self._lane(
+        self.open: Batcher[tuple[int, str, int], Opened | None] = self._lane(
             "open_event", self._open, bounds
         )
 

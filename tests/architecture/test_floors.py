@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("edge", "bodies handlers openapi http1 stopwatch exposition"),
     (
         "composition",
-        """app embedded own_stores supervisor probes listener health welcome
+        """handshakes app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
         given_verdicts confirming repair deciding terminal operating cli __main__""",

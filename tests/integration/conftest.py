@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from service.app import Worker, make_handshakes, make_writer
+from service.app import Worker, make_writer
 from service.confirming import Found, confirm
 from service.engine import Engine
 from service.handshake import Handshake
+from service.handshakes import make_handshakes
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Stores

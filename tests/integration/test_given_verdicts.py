@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.auditor import audit
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, Opened
+from service.handshakes import make_handshakes
 from service.keys import event_keys, partition_keys
 from service.orders import Order
 from service.reconciler import reconcile

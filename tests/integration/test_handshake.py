@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.assurance import assure
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore

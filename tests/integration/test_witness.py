@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.auditor import audit
 from service.engine import Engine
 from service.errors import ConfigurationError, Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.lineage import Position
 from service.reconciler import reconcile

@@ -11,10 +11,11 @@ import pytest
 
 from service import ledger, outbox
 from service.after_commit import AfterCommit
-from service.app import Worker, make_handshakes, make_writer
+from service.app import Worker, make_writer
 from service.engine import Engine
 from service.errors import CorruptEntryError, LineageError, Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
