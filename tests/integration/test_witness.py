@@ -111,6 +111,18 @@ class TestAnswers:
         assert await answered_on_host(tmp_path, 0) == [(6, 101)]
         assert not (tmp_path / "api.2.json").exists()
 
+    async def test_a_slot_goes_on_from_what_is_kept_there(self, tmp_path: Path) -> None:
+        """A worker that was killed is remembered by the one that takes its place."""
+        first = Witness(tmp_path, "api")
+        first.open()
+        first.note(0, Position(1, 9))
+        await first.close()
+        second = Witness(tmp_path, "api")
+        second.open()
+        second.note(1, Position(1, 1))
+        await second.close()
+        assert await answered_on_host(tmp_path, 0) == [(1, 9)]
+
     async def test_two_workers_of_one_name_have_a_file_each(self, tmp_path: Path) -> None:
         """Neither writes over what the other has answered."""
         first, second = Witness(tmp_path, "api"), Witness(tmp_path, "api")
@@ -370,6 +382,25 @@ class TestConfirming:
             assert (await engine.book(event_id, "7")).status == "booked"
             await all_recorded(record, redis_store)
             await are_sound(stores)
+
+    async def test_an_entry_that_cannot_be_read_is_gone_on_without(
+        self, settings: Settings, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """What stands behind it is kept all the same."""
+        await sell(engine, users=2)
+        bad = {"v": "1", "at": "1", "first": "5", "changes": "eaten 1 1"}
+        good = {"v": "1", "at": "1", "first": "6", "changes": "booked 1 9"}
+        await valkey.xadd(OUTBOX, bad, "1-5")
+        await valkey.xadd(OUTBOX, good, "1-6")
+        await valkey.hset(META, "seq", "6")
+        await valkey.script_flush()
+        with pytest.raises(Problem, match="the outbox has a hole"):
+            await engine.ready()
+        (found,) = await confirm_loss(settings)
+        assert found.given is not None
+        assert found.given.result == Opened(3)
+        orphans = await record.fetch("SELECT seq FROM orphans ORDER BY seq")
+        assert [row["seq"] for row in orphans] == [1, 2, 3, 4, 6]
 
     async def test_a_record_that_went_back_is_gone_on_from_once_confirmed(
         self, stores: Stores, settings: Settings, record: Record, valkey: Client
