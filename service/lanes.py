@@ -62,7 +62,7 @@ class EventState:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedEvent:
     """What `open_event` came to."""
 
     event: EventState
@@ -123,7 +123,7 @@ class Lanes:
         self.read: Batcher[tuple[int, str], tuple[EventState, UserState | None] | Missed] = (
             self._lane("read", self._read, bounds)
         )
-        self.open: Batcher[tuple[int, str, int], Opened | None] = self._lane(
+        self.open: Batcher[tuple[int, str, int], OpenedEvent | None] = self._lane(
             "open_event", self._open, bounds
         )
 
@@ -223,7 +223,7 @@ class Lanes:
 
     async def _open(
         self, items: list[tuple[int, str, int]], deadline: float
-    ) -> list[Opened | Problem | None]:
+    ) -> list[OpenedEvent | Problem | None]:
         keys: list[str] = [*self._partition.keys]
         ids: list[str | int] = []
         arguments: list[str | int] = []
@@ -236,7 +236,7 @@ class Lanes:
         reply = await self._partition.change("open_event", keys, arguments, deadline)
         self._count("open_event", reply.words[::3])
         return [
-            Opened(
+            OpenedEvent(
                 EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at)),
                 Position(reply.last.epoch, int(seq)),
             )

@@ -15,7 +15,7 @@ from service.app import Worker
 from service.auditor import audit
 from service.engine import Engine
 from service.errors import Problem
-from service.handshake import Handshake, Opened
+from service.handshake import Handshake, HandshakeImpossible, Opened
 from service.handshakes import make_handshakes
 from service.keys import event_keys, partition_keys
 from service.orders import Order
@@ -170,6 +170,37 @@ class TestRebuild:
             await all_recorded(record, redis_store)
             assert [await engine.user(event_id, str(user)) for user in range(1, 9)] == before
         assert await record.fetchval("SELECT count(*) FROM orphans") == 0
+
+    async def test_an_order_that_was_frozen_wakes_up_to_do_nothing(
+        self, settings: Settings, engine: Engine, record: Record, redis_store: RedisStore,
+        valkey: Client, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """It lost its session; another ended what it began; its last step finds another token."""
+        await sell(engine)
+        frozen, woken = asyncio.Event(), asyncio.Event()
+        begin_epoch = redis_store.begin_epoch
+
+        async def freeze(*arguments: Any) -> bool:
+            frozen.set()
+            await woken.wait()
+            return await begin_epoch(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(redis_store, "begin_epoch", freeze)
+            handshake = make_handshakes(settings, redis_store, "frozen")[0]
+            holder = asyncio.create_task(handshake.run(order=REBUILD))
+            await frozen.wait()
+        await record.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'onsale frozen handshake'"
+        )
+        assert await make_handshakes(settings, redis_store, "next")[0].run() == Opened(2)
+        seq = await valkey.hget(META, "seq")
+        woken.set()
+        with pytest.raises(HandshakeImpossible):
+            await holder
+        assert await valkey.hget(META, "seq") == seq
+        assert [row[1] for row in await epochs(record)] == ["begin", "rebuild"]
 
     async def test_a_writer_that_is_quicker_is_no_trouble(
         self, settings: Settings, engine: Engine, record: Record, redis_store: RedisStore,
