@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import ConfigurationError
 from service.store_urls import checked_postgresql_url, checked_redis_url, postgresql_url_of
 
-Durability = Literal["fsync", "memory"]
+Durability = Literal["fsync", "recorded", "memory"]
 
 REDIS_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 """Settings of Redis that a promise depends on: what ONSALE_REDIS_CONFIGURATION may state."""
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     """Partitions of the events; on record from the first start, another number is refused."""
 
     durability: Durability = "fsync"
-    """What an answer waits for; `memory` asks for no AOF and is for tests."""
+    """What an answer waits for: the sync to disk, the record, or neither (no AOF; for tests)."""
 
     batch_items_max: int = Field(128, ge=1, le=256)
     """Requests that may share one script call."""
