@@ -26,7 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import documentation, ledger, room
-from service.assurance import assure
+from service.assurance import assure, sound
 from service.bodies import problem_answer
 from service.engine import Engine
 from service.errors import PROBLEMS, ConfigurationError, Problem
@@ -213,7 +213,7 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
     metrics = metrics or Metrics()
     return Writer(
         redis,
-        lambda: ledger.connect(postgresql_url, purpose="writer"),
+        lambda: sound(ledger.connect(postgresql_url, purpose="writer")),
         make_handshakes(settings, redis, "writer", metrics),
         linger_s=settings.linger_ms_max / 1000,
         retained_bytes=settings.retained_bytes,
@@ -234,7 +234,7 @@ def make_handshakes(
             postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
         )
 
-    sound = partial(
+    assured = partial(
         assure,
         redis,
         partitions=settings.partitions,
@@ -248,7 +248,7 @@ def make_handshakes(
             number,
             redis,
             connect,
-            assure=sound,
+            assure=assured,
             count=partial(_count, counter, number),
         )
         for number in range(settings.partitions)
