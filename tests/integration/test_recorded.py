@@ -275,6 +275,18 @@ class TestPending:
             again = await asyncio.gather(*begin(patient, event.event_id, range(20)))
         assert {(b.durability, b.new, b.at.epoch) for b in again} == {(RECORDED, False, 2)}
 
+    async def test_an_epoch_that_came_between_two_looks_ends_the_wait(
+        self, patient: Engine, valkey: Client
+    ) -> None:
+        """Open again, and with a watermark above: it is another epoch's, and says nothing here."""
+        event = await patient.initialize("Event Name", 5)
+        (waiting,) = begin(patient, event.event_id, ["a"])
+        await wait_for(patient, 1)
+        later = {"epoch": "2", "seq": "9", "recorded_epoch": "2", "recorded": "9"}
+        await valkey.hset(META, mapping=later)
+        durability, seconds = await seconds_to(waiting)
+        assert (durability, seconds < AT_ONCE_S) == ("none", True)
+
     async def test_a_partition_that_was_closed_answers_its_waiters_at_once(
         self, patient: Engine, valkey: Client
     ) -> None:
@@ -401,6 +413,22 @@ class TestWaking:
             async with asyncio.timeout(10):
                 await engine.book(event.event_id, "second", RECORDED)
                 assert (await first).durability == RECORDED
+
+    async def test_one_that_waits_makes_its_call_awaited(
+        self, patient: Engine, valkey: Client
+    ) -> None:
+        """Whoever shares the call and waits for nothing comes first in it."""
+        event = await patient.initialize("Event Name", 50)
+        first = asyncio.create_task(patient.book(event.event_id, "first"))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(patient.book(event.event_id, str(n))) for n in range(3)]
+        (waiting,) = begin(patient, event.event_id, ["waits"])
+        await asyncio.gather(first, *others)
+        await wait_for(patient, 1)
+        ((_, fields),) = await valkey.xrevrange(partition_keys(0).outbox, count=1)
+        assert fields["changes"].count("\n") == 3
+        assert fields["awaited"] == "1"
+        waiting.cancel()
 
     @pytest.mark.usefixtures("writer")
     async def test_a_connection_that_is_killed_costs_nothing_but_time(
