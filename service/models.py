@@ -94,7 +94,7 @@ Waiting = Annotated[int, Field(ge=0, examples=[0])]
 Place = Annotated[int, Field(ge=1, examples=[1])]
 Epoch = Annotated[int, Field(ge=1, examples=[1])]
 Seq = Annotated[int, Field(ge=1, examples=[2])]
-Reached = Literal["fsync", "recorded", "memory"]
+Durability = Literal["fsync", "recorded", "memory"]
 Time = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-22T10:00:00.000Z"])
 ]
@@ -174,7 +174,7 @@ class BookAnswer(BaseModel):
     userId: UserIdText
     quantity: Quantity
     position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
-    durability: Reached
+    durability: Durability
     epoch: Epoch
     seq: Seq
 
@@ -189,7 +189,7 @@ class CancelAnswer(BaseModel):
     eventId: EventId
     userId: UserIdText
     reassigned: bool
-    durability: Reached
+    durability: Durability
     epoch: Epoch
     seq: Seq
 
@@ -217,7 +217,7 @@ class UserAnswer(BaseModel):
     status: Literal["booked", "waiting", "cancelled", "left_waiting_list"]
     quantity: Quantity | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
     position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
-    durability: Reached | Literal["none"]
+    durability: Durability | Literal["none"]
     seq: Seq
 
 

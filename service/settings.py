@@ -85,10 +85,10 @@ class Settings(BaseSettings):
     """Requests that may share one script call."""
 
     waiting_room_max: int = Field(20_000, ge=1)
-    """Requests that may wait for a script, of each kind, before the next gets 503."""
+    """Requests that may wait for a script, of each kind (the next: 503), and for the record."""
 
     request_deadline_ms: int = Field(3_000, ge=500, le=60_000)
-    """How long a request may wait for Redis before its 503."""
+    """How long a request may wait: for Redis, then 503; for the record, then `pending`."""
 
     linger_ms_max: int = Field(20, ge=0, le=1_000)
     """How long a busy writer waits for more before it commits."""

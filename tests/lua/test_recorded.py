@@ -65,11 +65,3 @@ def test_a_read_compares_a_state_with_the_watermark(
     assert partition.read((1, "a")).items[0][7:] == ("booked", "3", "0", recorded)
     partition.open(partition.epoch + 1)
     assert partition.read((1, "a")).items[0][7:] == ("booked", "3", "0", recorded)
-
-
-def test_a_partition_without_a_watermark_has_nothing_on_record(partition: Partition) -> None:
-    """The first epoch begins with none."""
-    partition.sell(1, capacity=1)
-    partition.book((1, "a"))
-    partition.client.hdel(partition.keys.meta, "recorded", "recorded_epoch")
-    assert partition.read((1, "a")).items[0][10] == "0"
