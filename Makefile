@@ -23,10 +23,11 @@ INSTALLED := $(if $(wildcard .venv/.dev),.venv/.dev,.venv/.run)
 PEOPLE ?= 20000
 TICKETS ?= 1000
 CANCEL ?= 0.1
+PREFER ?=
 CROWD_OUT := loadtests/out
 CROWD_PORT := $(filter-out 0,$(PORT))
 CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(or $(CROWD_PORT),3000))
-CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(CROWD_HOST)
+CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(if $(PREFER),--prefer $(PREFER)) $(CROWD_HOST)
 
 .DEFAULT_GOAL := help
 .PHONY: docs help run demo test test-servers check bench loadtest lock clean
@@ -67,7 +68,7 @@ bench: .venv/.dev ## Measure positions among a million waiters, and a rebuild of
 	$(BIN)/python loadtests/bench_rebuild.py
 
 # What people were told is verified even where Locust found fault with it; its exit code comes first.
-loadtest: .venv/.dev ## Send a crowd at the running service and verify it (PEOPLE TICKETS CANCEL HOST PORT)
+loadtest: .venv/.dev ## Send a crowd at the running service and verify it (PEOPLE TICKETS CANCEL PREFER HOST PORT)
 	@rm -f $(CROWD_OUT)/answers.jsonl
 	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary --loglevel WARNING \
 	  $(CROWD) --html $(CROWD_OUT)/report.html --answers $(CROWD_OUT)/answers.jsonl; crowd=$$?; \

@@ -20,6 +20,7 @@ KEPT = (
     "state",
     "position",
     "reassigned",
+    "durability",
     "remainingTickets",
     "waitingListCount",
     "code",
@@ -57,6 +58,7 @@ class Told:
     state: str | None = None
     position: int | None = None
     reassigned: bool | None = None
+    durability: str | None = None
     remaining: int | None = None
     waiting: int | None = None
     code: str | None = None
@@ -170,6 +172,7 @@ def _told(line: Mapping[str, Any]) -> Told:
         state=line.get("state"),
         position=line.get("position"),
         reassigned=line.get("reassigned"),
+        durability=line.get("durability"),
         remaining=line.get("remainingTickets"),
         waiting=line.get("waitingListCount"),
         code=line.get("code"),

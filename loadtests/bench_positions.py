@@ -55,7 +55,7 @@ class Event:
         """Call a script for users of this event; return the words behind the reply's header."""
         keys: list[str] = [*partition_keys(0), *event_keys(0, self.event_id)]
         items = [word for user in users for word in ("1", user)]
-        head = [f"bench:{script}", str(next(self.numbers)), str(FOREVER), UNBOUNDED]
+        head = [f"bench:{script}", str(next(self.numbers)), str(FOREVER), UNBOUNDED, "0"]
         if script == "read":
             keys, head = [partition_keys(0).meta, *event_keys(0, self.event_id)], []
         sha = serving_scripts(0, 1)[script].sha
@@ -66,7 +66,7 @@ class Event:
     def open(self, tickets: int) -> None:
         """Open the event."""
         keys = [*partition_keys(0), *event_keys(0, self.event_id)]
-        arguments = ["bench:open_event", str(next(self.numbers)), str(FOREVER), UNBOUNDED, "1"]
+        arguments = ["bench:open_event", str(next(self.numbers)), str(FOREVER), UNBOUNDED, "0", "1"]
         arguments += [str(self.event_id), "1", str(tickets), "Bench", "{}"]
         self.client.evalsha(serving_scripts(0, 1)["open_event"].sha, len(keys), *keys, *arguments)
 

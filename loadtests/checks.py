@@ -13,9 +13,11 @@ from itertools import accumulate
 
 from loadtests.answers import Answers, Told
 from loadtests.replay import History, Row, Stay
+from service.outbox import STATUS_AFTER
 
 _ASKED_BY = {"booked": "book", "waiting": "book", "cancelled": "cancel", "left": "cancel"}
 _KIND = {"cancelled": "cancelled", "left_waiting_list": "left"}
+_PENDING = "pending"
 _END = 1 << 62
 
 
@@ -79,6 +81,7 @@ def check_answers(answers: Answers, history: History) -> Iterator[Check]:
     yield _bookings(told, history)
     yield _waiters(told, history)
     yield _cancellations(told, history)
+    yield _recorded(told, history)
     yield _order(told, moments)
     yield _states(told, history, moments)
     yield _positions(told, history, moments)
@@ -127,7 +130,7 @@ def _waiters(told: Iterable[Told], history: History) -> Check:
     for one in told:
         if one.operation != "book":
             continue
-        if one.status == 202:
+        if one.status == 202 and one.state != _PENDING:
             if _on_record(check, one, history, "waiting"):
                 assert one.seq is not None  # it is on record
                 said[one.seq].append(one.position)
@@ -154,6 +157,18 @@ def _cancellations(told: Iterable[Told], history: History) -> Check:
                 one.reassigned == reassigned,
                 f"{one.user}: told reassigned {one.reassigned}, on record {reassigned}",
             )
+    return check
+
+
+def _recorded(told: Iterable[Told], history: History) -> Check:
+    """Look for what was answered `recorded`, whatever has happened to Redis since."""
+    check = Check("whatever was answered `recorded` is on record")
+    for one in told:
+        if one.durability == "recorded":
+            row = history.rows.get(one.seq or 0)
+            right = row is not None and row.user == one.user
+            right = right and row is not None and STATUS_AFTER[row.kind] == one.state
+            check.expect(right, f"{one.user}: told {one.state} with seq {one.seq}")
     return check
 
 
@@ -184,6 +199,8 @@ def _states(told: Iterable[Told], history: History, moments: Moments) -> Check:
         stays[known.user].append(known)
     for one in told:
         first, last = moments.of(one)
+        if one.state == _PENDING:
+            continue  # nothing was said yet
         if one.status in (200, 202) and one.operation in ("book", "poll"):
             stay = history.stays.get(one.seq or 0)
             right = stay is not None and (stay.user, stay.state) == (one.user, one.state)

@@ -53,6 +53,7 @@ def options(parser: Any) -> None:
         ("think", float, 2.0, "mean seconds between a person's clicks"),
         ("span", float, 30.0, "seconds in which the people come, half in the first eighth"),
         ("limit", float, 600.0, "seconds after which the run ends, whoever is still there"),
+        ("prefer", str, "", "the durability that bookings and cancellations ask for"),
         ("answers", str, "loadtests/out/answers.jsonl", "the file for what people were told"),
     ):
         group.add_argument(
@@ -113,7 +114,7 @@ class Visitor(FastHttpUser):
         number = opening.enter()
         if number is not None and opening.sale is not None:
             gevent.sleep(max(0.0, opening.schedule[number] - opening.get_run_time()))
-            self._person = Person(opening.sale.event, f"person-{number + 1}")
+            self._person = Person(opening.sale.event, f"person-{number + 1}", opening.prefer)
             self._opening = opening
             try:
                 opening.gave_up += not self._visit()
@@ -153,11 +154,17 @@ class Visitor(FastHttpUser):
     def _ask(
         self, operation: Operation, method: str, path: str, body: dict[str, object] | None
     ) -> Answer:
+        headers = {"Prefer": f"durability={self._person.prefer}"} if self._person.prefer else {}
         with self._opening.seats:
             sent = time.monotonic()
             try:
                 with self.client.request(
-                    method, path, name=NAMES[operation], json=body, catch_response=True
+                    method,
+                    path,
+                    name=NAMES[operation],
+                    json=body,
+                    headers=headers,
+                    catch_response=True,
                 ) as response:
                     answer = _answer(response, sent)
                     reason = self._opening.note(self._person, operation, answer)

@@ -108,6 +108,7 @@ class Opening(LoadTestShape):
             reload=chosen.repeat,
             think_s=chosen.think,
         )
+        self.prefer: str = chosen.prefer
         self._limit = chosen.limit
         numbers = range(chosen.people)
         self.schedule = [arrival(number / chosen.people) * chosen.span for number in numbers]

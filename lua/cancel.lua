@@ -16,7 +16,8 @@
 --   2 number       integer, 1 and up, of this caller's call
 --   3 latest       integer, microseconds of Redis's clock after which the call is refused
 --   4 unrecorded_max  integer, changes; with so many that are not on record nothing is changed
---   5 event_count  integer, 1..256
+--   5 awaited      1 when an item waits for the record, else 0
+--   6 event_count  integer, 1..256
 --   then event_count event ids (text)
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
@@ -36,8 +37,8 @@
 -- @include waiters
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
-local caller, number, latest, unrecorded_max, event_count =
-  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local caller, number, latest, unrecorded_max, awaited, event_count =
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 
 local now = clock()
 local refusal, seq, recorded = fence(meta_key, now)
@@ -51,7 +52,7 @@ end
 
 local ids = {}
 for i = 1, event_count do
-  ids[i] = ARGV[5 + i]
+  ids[i] = ARGV[6 + i]
 end
 local events = read_events(4, ids)
 local changes = {}
@@ -76,7 +77,7 @@ local function promote(event)
 end
 
 local reply = { 'OK', EPOCH, '', now, '-' }
-for at = 6 + event_count, #ARGV, 2 do
+for at = 7 + event_count, #ARGV, 2 do
   local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
   local outcome, change_seq, promoted = 'NO_EVENT', '0', '0'
   if event.capacity then
@@ -105,7 +106,7 @@ end
 reply[3] = text(seq)
 
 if #changes > 0 then
-  append(outbox_key, now, changes, seq)
+  append(outbox_key, now, changes, seq, awaited)
   redis.call('HSET', meta_key, 'seq', text(seq))
   for _, event in ipairs(events) do
     write_event(event, now)

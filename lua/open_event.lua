@@ -15,7 +15,8 @@
 --   2 number       integer, 1 and up, of this caller's call
 --   3 latest       integer, microseconds of Redis's clock after which the call is refused
 --   4 unrecorded_max  integer, changes; with so many that are not on record nothing is changed
---   5 event_count  integer, 1..256
+--   5 awaited      1 when an item waits for the record, else 0
+--   6 event_count  integer, 1..256
 --   then event_count event ids (text)
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
@@ -32,8 +33,8 @@
 -- @include outbox
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
-local caller, number, latest, unrecorded_max, event_count =
-  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local caller, number, latest, unrecorded_max, awaited, event_count =
+  ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 
 local now = clock()
 local refusal, seq, recorded = fence(meta_key, now)
@@ -46,7 +47,7 @@ if again then
 end
 
 local reply, changes, opened, taken = { 'OK', EPOCH, '', now, '-' }, {}, {}, {}
-for at = 6 + event_count, #ARGV, 4 do
+for at = 7 + event_count, #ARGV, 4 do
   local place = tonumber(ARGV[at])
   local capacity, name, details = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local event_key = KEYS[4 + 4 * (place - 1)]
@@ -60,7 +61,7 @@ for at = 6 + event_count, #ARGV, 4 do
     seq = seq + 1
     outcome, change_seq, created_at = 'OPENED', text(seq), now
     opened[#opened + 1] = { event_key, capacity, name }
-    changes[#changes + 1] = 'opened ' .. ARGV[5 + place] .. ' - ' .. details
+    changes[#changes + 1] = 'opened ' .. ARGV[6 + place] .. ' - ' .. details
   end
   reply[#reply + 1] = outcome
   reply[#reply + 1] = change_seq
@@ -69,7 +70,7 @@ end
 reply[3] = text(seq)
 
 if #changes > 0 then
-  append(outbox_key, now, changes, seq)
+  append(outbox_key, now, changes, seq, awaited)
   redis.call('HSET', meta_key, 'seq', text(seq))
   for _, event in ipairs(opened) do
     redis.call('HSET', event[1], 'capacity', event[2], 'available', event[2], 'waiting', '0',

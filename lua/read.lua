@@ -14,10 +14,11 @@
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
 --     user         text without white space, or empty to read the event alone
--- RETURNS OK, epoch, seq, clock, -, then for each item ten words: outcome, capacity, available,
---   waiting, created_at, updated_at (microseconds), name, state, seq, position
+-- RETURNS OK, epoch, seq, clock, -, then for each item eleven words: outcome, capacity,
+--   available, waiting, created_at, updated_at (microseconds), name, state, seq, position, recorded
 --   FOUND     state is booked, waiting, cancelled or left_waiting_list, or empty when the user never
---             asked for this event or the event was read alone; position is 0 unless waiting
+--             asked for this event or the event was read alone; position is 0 unless waiting;
+--             recorded is 1 when the state's seq is at or below the watermark, else 0
 --   NO_EVENT  the rest is empty
 -- ERRORS UNINIT FENCED, each with epoch, seq, clock, reason
 -- @include fence
@@ -27,7 +28,7 @@ local meta_key = KEYS[1]
 local event_count = tonumber(ARGV[1])
 
 local now = clock()
-local refusal, seq = fence(meta_key, now)
+local refusal, seq, recorded = fence(meta_key, now)
 if refusal then
   return refusal
 end
@@ -40,7 +41,7 @@ local events = read_events(2, ids)
 
 local reply = { 'OK', EPOCH, text(seq), now, '-' }
 local function add(...)
-  for i = 1, 10 do
+  for i = 1, 11 do
     reply[#reply + 1] = select(i, ...) or ''
   end
 end
@@ -55,7 +56,8 @@ for at = 2 + event_count, #ARGV, 2 do
     local known = user ~= '' and user_of(event, user) or {}
     local position = known.state == 'waiting' and position_of(event, known.turn) or 0
     add('FOUND', text(event.capacity), text(event.available), text(event.waiting), event.shown[1],
-      event.shown[2], event.shown[3], known.state, known.seq, text(position))
+      event.shown[2], event.shown[3], known.state, known.seq, text(position),
+      known.seq and tonumber(known.seq) <= recorded and '1' or '0')
   end
 end
 return reply

@@ -24,7 +24,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from service import ledger, openapi, room
+from service import documentation, ledger, room
+from service.assurance import sound
 from service.bodies import problem_answer
 from service.engine import Engine
 from service.errors import PROBLEMS, Problem
@@ -41,6 +42,8 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 from service.stopwatch import Stopwatch
 from service.vitals import look
+from service.wakeups import Wakeups
+from service.watermark import Watermarks
 from service.welcome import onsale_version
 from service.wire import Wire
 from service.witness import Witness, prepare
@@ -80,7 +83,22 @@ class Worker:
             deadline_s=settings.request_deadline_ms / 1000,
             unrecorded=room.unrecorded_bounds(settings),
         )
-        self.engine = Engine(self.partitions, self._ledgers, bounds, metrics, self._witness.note)
+        watermarks = Watermarks(
+            self._redis,
+            Wakeups(redis_url, settings.partitions),
+            settings.partitions,
+            waiting_max=settings.waiting_room_max,
+            metrics=metrics,
+        )
+        self.engine = Engine(
+            self.partitions,
+            self._ledgers,
+            bounds,
+            metrics,
+            watermarks,
+            settings.durability,
+            self._witness.note,
+        )
         self.look = partial(look, self._redis, self._ledgers, settings.partitions)
 
     async def __aenter__(self) -> Engine:
@@ -120,8 +138,8 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
 
     app = Starlette(
         routes=[
-            *Handlers(worker.engine, settings.durability).routes(),
-            *openapi.routes(),
+            *Handlers(worker.engine).routes(),
+            *documentation.routes(),
             Exposition(metrics, worker.look, onsale_version()).route(),
         ],
         middleware=[Middleware(Stopwatch, metrics=metrics)],
@@ -207,7 +225,7 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
     metrics = metrics or Metrics()
     return Writer(
         redis,
-        lambda: ledger.connect(postgresql_url, purpose="writer"),
+        lambda: sound(ledger.connect(postgresql_url, purpose="writer")),
         make_handshakes(settings, redis, "writer", metrics),
         linger_s=settings.linger_ms_max / 1000,
         retained_bytes=settings.retained_bytes,

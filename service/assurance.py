@@ -1,10 +1,11 @@
 """Acts on what is found of the stores: refuses what endangers a promise, warns of what is unwise.
 
-The same at the start of `onsale up` and in every handshake. A warning is logged once per process,
-since each handshake of each partition finds it again.
+The same at the start of `onsale up`, in every handshake, and of PostgreSQL whenever the writer
+connects anew. A warning is logged once per process, since each handshake of each partition finds it
+again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from functools import cache
 
 import structlog
@@ -38,6 +39,23 @@ async def assure(
     if ledger is not None:
         insist(judge_postgresql(await ledger.inspect()))
         await ledger.claim_partitions(partitions)
+
+
+async def sound(connecting: Awaitable[Ledger]) -> Ledger:
+    """Return a new connection to the record, unless what is put there could be lost.
+
+    A PostgreSQL that was restarted with other settings asks for no handshake, and a commit that is
+    answered `recorded` must survive. Raises ConnectionRefusedError, and what connecting raises.
+    """
+    ledger = await connecting
+    try:
+        insist(judge_postgresql(await ledger.inspect()))
+    except BaseException as error:
+        async with ledger:
+            if isinstance(error, ConfigurationError):
+                raise ConnectionRefusedError(str(error)) from error
+            raise
+    return ledger
 
 
 def insist(findings: Sequence[Finding]) -> None:

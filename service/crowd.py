@@ -15,7 +15,14 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from service.errors import PROBLEMS
-from service.models import BookAnswer, CancelAnswer, ProblemAnswer, StatusAnswer, UserAnswer
+from service.models import (
+    BookAnswer,
+    CancelAnswer,
+    PendingAnswer,
+    ProblemAnswer,
+    StatusAnswer,
+    UserAnswer,
+)
 
 Operation = Literal["look", "book", "poll", "cancel"]
 
@@ -34,6 +41,7 @@ OUTCOMES = (
     "looked",
     "booked",
     "waiting",
+    "pending",
     "repeated",
     "polled",
     "cancelled",
@@ -155,10 +163,14 @@ def arrival(share_of_people: float) -> float:
 
 @dataclass(slots=True)
 class Person:
-    """Somebody under a user id that was never used before: requests, and what answers mean."""
+    """Somebody under a user id that was never used before: requests, and what answers mean.
+
+    `prefer` is the durability that book and cancel ask for, empty for the deployment's.
+    """
 
     event_id: int
     user_id: str
+    prefer: str = ""
     _sends: dict[Operation, int] = field(default_factory=dict)
     _booked: bool = False
     _tickets: int = 0
@@ -209,7 +221,11 @@ class Person:
                 return self._cancel(answer)
 
     def _book(self, answer: Answer) -> str:
+        if self._is_pending(answer):
+            self._booked = True
+            return "pending"
         booking = self._own(BookAnswer, answer, 200, 201, 202)
+        self._as_preferred(booking.durability)
         if (booking.status == "waiting") != (answer.status == 202):
             _outside(f"{answer.status} {booking.status}")
         if (booking.position is None) != (booking.status == "booked"):
@@ -228,8 +244,22 @@ class Person:
             if _problem(answer) != "not_booked" or self._sends["cancel"] == 1:
                 _outside(f"404 {answer.body['code']} to a first cancellation")
             return "cancelled before"
+        if self._is_pending(answer):
+            return "pending"
         done = self._own(CancelAnswer, answer, 200)
+        self._as_preferred(done.durability)
         return "left" if done.status == "left_waiting_list" else "cancelled"
+
+    def _is_pending(self, answer: Answer) -> bool:
+        """Whether a change was made and is not known to be on record."""
+        if answer.status != 202 or answer.body.get("status") != "pending":
+            return False
+        self._own(PendingAnswer, answer, 202)
+        return True
+
+    def _as_preferred(self, durability: str) -> None:
+        if self.prefer and durability != self.prefer:
+            _outside(f"{durability} where {self.prefer} was asked for")
 
     def _own(self, model: type[_Model], answer: Answer, *statuses: int) -> _Model:
         """Return the body as the contract has it; of this event and this person."""

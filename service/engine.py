@@ -1,26 +1,42 @@
 """Booking, cancelling, reading, opening: the domain, as the edge asks for it.
 
 An event that Redis does not know is loaded from the record, and the script asked again; nothing is
-ever answered from this worker's memory. What is about to be answered is noted for the third
-witness.
+ever answered from this worker's memory. Where an answer waits for the record, what it promises is
+what was reached in the request's time, never what was asked for.
+What was answered is noted for the third witness.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from service.batcher import Expired, WaitingRoomFull
 from service.errors import Problem
 from service.keys import partition_of
-from service.lanes import Booking, Bounds, Cancellation, EventState, Lanes, Missed, UserState
+from service.lanes import (
+    Asked,
+    Booking,
+    Bounds,
+    Cancellation,
+    EventState,
+    Lanes,
+    Missed,
+    OpenedEvent,
+    Reached,
+    UserState,
+)
 from service.ledger import UNAVAILABLE, LedgerPool
 from service.lineage import Position
 from service.loader import Loader
 from service.metrics import Metrics
 from service.partition import Partition
+from service.settings import Durability
+from service.watermark import Watermarks
 
 Result = TypeVar("Result")
+Given = TypeVar("Given", Booking, Cancellation, OpenedEvent)
 
 _LOADS_MAX = 100
 _DRAWS_MAX = 10
@@ -35,14 +51,19 @@ class Engine:
         ledgers: LedgerPool,
         bounds: Bounds,
         metrics: Metrics,
+        watermarks: Watermarks,
+        durability: Durability,
         note: Callable[[int, Position], None],
     ) -> None:
         """Take the partitions in order, and the bounds of their lanes.
 
+        `durability` is the least that an answer to a change waits for.
         `note` is told the partition and the position of every change that is answered.
         """
         self._partitions = partitions
         self._ledgers = ledgers
+        self._watermarks = watermarks
+        self._durability = durability
         self._deadline_s = bounds.deadline_s
         self._note = note
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
@@ -55,26 +76,30 @@ class Engine:
 
     async def stop(self) -> None:
         """End what runs in the background."""
+        await self._watermarks.stop()
         for loader in self._loaders:
             await loader.stop()
         for partition in self._partitions:
             await partition.stop()
 
-    async def book(self, event_id: int, user_id: str) -> Booking:
-        """Book one ticket, or join the waiting list; by event and user, any number of times."""
-        lanes = self._of(event_id)
-        booking = await self._known(event_id, lambda: lanes.book.submit((event_id, user_id)))
-        self._answers(event_id, booking.at)
-        return booking
+    async def book(self, event_id: int, user_id: str, prefer: str = "") -> Booking:
+        """Book one ticket, or join the waiting list; by event and user, any number of times.
 
-    async def cancel(self, event_id: int, user_id: str) -> Cancellation:
-        """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
+        `prefer` is the durability that this one answer should wait for, where that is more.
+        """
+        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer))
         lanes = self._of(event_id)
-        done = await self._known(event_id, lambda: lanes.cancel.submit((event_id, user_id)))
+        booking = await self._known(event_id, lambda: lanes.book.submit(asked))
+        return await self._given(event_id, booking, deadline, awaited=asked.awaited)
+
+    async def cancel(self, event_id: int, user_id: str, prefer: str = "") -> Cancellation:
+        """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
+        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer))
+        lanes = self._of(event_id)
+        done = await self._known(event_id, lambda: lanes.cancel.submit(asked))
         if done is None:
             raise Problem("not_booked")
-        self._answers(event_id, done.at)
-        return done
+        return await self._given(event_id, done, deadline, awaited=asked.awaited)
 
     async def event(self, event_id: int) -> EventState:
         """Read one event."""
@@ -87,19 +112,25 @@ class Engine:
             raise Problem("not_booked")
         return state
 
-    async def initialize(self, name: str, capacity: int) -> EventState:
+    def known_durability(self, state: UserState) -> Reached:
+        """Return how durable the change that led to a user's state is by now."""
+        if state.recorded:
+            return "recorded"
+        return "none" if self._durability == "recorded" else self._durability
+
+    async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
+        deadline, awaited = self._deadline(), self._awaits(prefer)
         for _ in range(_DRAWS_MAX):
             try:
                 async with asyncio.timeout(self._deadline_s), self._ledgers.acquire() as ledger:
                     event_id = await ledger.draw_event(name, capacity)
             except UNAVAILABLE as error:
                 raise Problem("unavailable") from error
-            submit = partial(self._of(event_id).open.submit, (event_id, name, capacity))
+            submit = partial(self._of(event_id).open.submit, (event_id, name, capacity, awaited))
             opened = await _answered(submit)
             if opened is not None:
-                self._answers(event_id, opened.at)
-                return opened.event
+                return await self._given(event_id, opened, deadline, awaited=awaited)
         raise Problem("unavailable", "No id was free.")
 
     async def ready(self) -> None:
@@ -108,12 +139,33 @@ class Engine:
             deadline = asyncio.get_running_loop().time() + 1.0
             await partition.ask("read", [partition.keys.meta], [0], deadline)
 
-    def _answers(self, event_id: int, at: Position) -> None:
-        """Note H, when there is an answer to give; a read that merely saw R is none."""
-        self._note(partition_of(event_id, len(self._partitions)), at)
-
     def _of(self, event_id: int) -> Lanes:
         return self._lanes[partition_of(event_id, len(self._lanes))]
+
+    def _deadline(self) -> float:
+        """Return when a request that comes now has to be answered, of the loop's clock."""
+        return asyncio.get_running_loop().time() + self._deadline_s
+
+    def _awaits(self, prefer: str) -> bool:
+        """Whether an answer waits for the record."""
+        return "recorded" in (prefer, self._durability)
+
+    async def _given(
+        self, event_id: int, answer: Given, deadline: float, *, awaited: bool
+    ) -> Given:
+        """Say how far an answer reaches: the one way out for whatever names a change's position.
+
+        What is promised is noted as answered (H): not what is pending, nor a read that merely saw
+        R. Raises nothing any more, since the change has been made.
+        """
+        number = partition_of(event_id, len(self._partitions))
+        reached: Reached = self._durability
+        if awaited:
+            recorded = await self._watermarks.reached(number, answer.at, deadline)
+            reached = "recorded" if recorded else "none"
+        if reached != "none":
+            self._note(number, answer.at)
+        return answer if answer.durability == reached else replace(answer, durability=reached)
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:
         lanes = self._of(event_id)
@@ -124,7 +176,7 @@ class Engine:
     ) -> Result:
         """Ask; load the event if Redis misses it; ask again."""
         loader = self._loaders[partition_of(event_id, len(self._loaders))]
-        deadline = asyncio.get_running_loop().time() + self._deadline_s
+        deadline = self._deadline()
         for _ in range(_LOADS_MAX):
             result = await _answered(submit)
             if not isinstance(result, Missed):

@@ -1,9 +1,11 @@
 """The HTTP edge: decode, call the engine, encode. No Redis and no SQL here.
 
 A refusal is a `Problem`, which `app` encodes. Answers about one user are not to be stored by
-anybody in between.
+anybody in between. A change that was made is never answered as a problem: what is not known to
+be on record, and was asked to be, is `pending`.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
@@ -13,7 +15,8 @@ from starlette.routing import Route
 from service.bodies import answer, read_body
 from service.engine import Engine
 from service.errors import PROBLEMS, Problem
-from service.lanes import EventState
+from service.lanes import EventState, Reached
+from service.lineage import Position
 from service.models import (
     INITIALIZE_BODY_BYTES_MAX,
     BookRequest,
@@ -22,19 +25,20 @@ from service.models import (
     parse_event_id,
     parse_user_id,
 )
+from service.preferences import preferred
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_STORE = {"Cache-Control": "no-store"}
+_PENDING = "Not on record yet; its Location tells when it is"
 _CANCELLED = "Booking cancelled and ticket reassigned if applicable"
 
 
 class Handlers:
     """The handlers of one application."""
 
-    def __init__(self, engine: Engine, durability: str) -> None:
-        """`durability` is the level that every answer about a booking names."""
+    def __init__(self, engine: Engine) -> None:
+        """Take the engine that decides."""
         self._engine = engine
-        self._durability = durability
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
@@ -53,7 +57,11 @@ class Handlers:
     async def initialize(self, request: Request) -> Response:
         """Open an event: 201."""
         asked = await read_body(request, InitializeRequest, bytes_max=INITIALIZE_BODY_BYTES_MAX)
-        event = await self._engine.initialize(asked.name, asked.totalTickets)
+        prefer = preferred(request.headers, "durability")
+        event = await self._engine.initialize(asked.name, asked.totalTickets, prefer)
+        location = {"Location": f"/status/{event.event_id}"}
+        if event.durability == "none":
+            return _pending({"eventId": event.event_id}, event.at, location)
         body = {
             "id": event.event_id,
             "name": event.name,
@@ -62,45 +70,52 @@ class Handlers:
             "createdAt": _time(event.created_at),
             "updatedAt": _time(event.updated_at),
         }
-        return answer(201, {"event": body}, {"Location": f"/status/{event.event_id}"})
+        return answer(201, {"event": body}, {**location, **_applied(prefer, event.durability)})
 
     async def book(self, request: Request) -> Response:
         """Book: 201, 202 while waiting, 200 for a booking that stood."""
         asked = await read_body(request, BookRequest)
-        booking = await self._engine.book(asked.eventId, asked.userId)
+        prefer = preferred(request.headers, "durability")
+        booking = await self._engine.book(asked.eventId, asked.userId, prefer)
+        about = {"eventId": asked.eventId, "userId": asked.userId}
+        headers = {"Location": _location(asked.eventId, asked.userId), **_NO_STORE}
+        if booking.durability == "none":
+            return _pending(about, booking.at, headers)
         waiting = booking.status == "waiting"
         body = {
             "message": "Added to waiting list" if waiting else "Ticket booked successfully",
             "status": booking.status,
-            "eventId": asked.eventId,
-            "userId": asked.userId,
+            **about,
             "quantity": asked.quantity,
-            "durability": self._durability,
+            "durability": booking.durability,
             "epoch": booking.at.epoch,
             "seq": booking.at.seq,
         }
         if waiting:
             body["position"] = booking.position
         status = 202 if waiting else 201 if booking.new else 200
-        location = f"/events/{asked.eventId}/users/{asked.userId.replace('|', '%7C')}"
-        return answer(status, body, {"Location": location, **_NO_STORE})
+        return answer(status, body, {**headers, **_applied(prefer, booking.durability)})
 
     async def cancel(self, request: Request) -> Response:
         """Cancel, or leave the waiting list: 200. Never says who was promoted."""
         asked = await read_body(request, CancelRequest)
-        done = await self._engine.cancel(asked.eventId, asked.userId)
+        prefer = preferred(request.headers, "durability")
+        done = await self._engine.cancel(asked.eventId, asked.userId, prefer)
+        about = {"eventId": asked.eventId, "userId": asked.userId}
+        if done.durability == "none":
+            location = {"Location": _location(asked.eventId, asked.userId)}
+            return _pending(about, done.at, {**location, **_NO_STORE})
         left = done.status == "left_waiting_list"
         body = {
             "message": "Left the waiting list" if left else _CANCELLED,
             "status": done.status,
-            "eventId": asked.eventId,
-            "userId": asked.userId,
+            **about,
             "reassigned": done.reassigned,
-            "durability": self._durability,
+            "durability": done.durability,
             "epoch": done.at.epoch,
             "seq": done.at.seq,
         }
-        return answer(200, body, _NO_STORE)
+        return answer(200, body, {**_NO_STORE, **_applied(prefer, done.durability)})
 
     async def status(self, request: Request) -> Response:
         """Tell how an event stands: 200."""
@@ -123,6 +138,7 @@ class Handlers:
             body["quantity"] = 1
         if state.status == "waiting":
             body["position"] = state.position
+        body["durability"] = self._engine.known_durability(state)
         body["seq"] = state.seq
         return answer(200, body, _NO_STORE)
 
@@ -159,6 +175,29 @@ def _event_id(request: Request) -> int:
     if event_id is None:
         raise Problem("event_not_found")
     return event_id
+
+
+def _location(event_id: int, user_id: str) -> str:
+    """Return where a user's state appears."""
+    return f"/events/{event_id}/users/{user_id.replace('|', '%7C')}"
+
+
+def _pending(about: Mapping[str, object], at: Position, headers: dict[str, str]) -> Response:
+    """Encode a change that waited for the record in vain: 202, and nothing promised yet."""
+    body = {
+        "message": _PENDING,
+        "status": "pending",
+        **about,
+        "durability": "none",
+        "epoch": at.epoch,
+        "seq": at.seq,
+    }
+    return answer(202, body, headers)
+
+
+def _applied(prefer: str, reached: Reached) -> dict[str, str]:
+    """Return the header that says that a preference was honoured, where it was."""
+    return {"Preference-Applied": f"durability={prefer}"} if prefer == reached else {}
 
 
 def _status(event: EventState) -> dict[str, object]:

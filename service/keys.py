@@ -40,6 +40,11 @@ def partition_keys(partition: int) -> PartitionKeys:
     return PartitionKeys(f"{prefix}:meta", f"{prefix}:calls", f"{prefix}:outbox")
 
 
+def watermark_channel(partition: int) -> str:
+    """Return the channel on which a partition's watermark is told when it rises."""
+    return f"{tag(partition)}:recorded"
+
+
 def event_keys(partition: int, event_id: int) -> EventKeys:
     """Return the keys of one event."""
     prefix = tag(partition)

@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from service.batcher import Batcher
 from service.errors import Problem
@@ -28,6 +28,17 @@ _OUTCOMES = {
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Reached = Literal["fsync", "recorded", "memory", "none"]
+"""How durable a change is known to be; `none`: it waited for the record, and in vain so far."""
+
+
+class Asked(NamedTuple):
+    """What a changing script is asked for. `awaited`: its answer waits for the record."""
+
+    event_id: int
+    user_id: str
+    awaited: bool
+
 
 @dataclass(frozen=True, slots=True)
 class Booking:
@@ -37,6 +48,7 @@ class Booking:
     new: bool
     at: Position
     position: int
+    durability: Reached = "fsync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ class Cancellation:
     status: str
     at: Position
     reassigned: bool
+    durability: Reached = "fsync"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +75,24 @@ class EventState:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedEvent:
-    """What `open_event` came to."""
+class OpenedEvent(EventState):
+    """An event as it was opened, by the change `at`."""
 
-    event: EventState
     at: Position
+    durability: Reached = "fsync"
 
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """A user's state for an event; `position` is 0 unless the user waits."""
+    """A user's state for an event; `position` is 0 unless the user waits.
+
+    `recorded`: Redis knows that the change which led there is on record.
+    """
 
     status: str
     seq: int
     position: int
+    recorded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +131,14 @@ class Lanes:
         for operation, outcomes in _OUTCOMES.items():
             for outcome in outcomes:
                 metrics.outcomes.labels(operation, outcome)
-        self.book: Batcher[tuple[int, str], Booking | Missed] = self._lane(
-            "book", self._book, bounds
-        )
-        self.cancel: Batcher[tuple[int, str], Cancellation | Missed | None] = self._lane(
+        self.book: Batcher[Asked, Booking | Missed] = self._lane("book", self._book, bounds)
+        self.cancel: Batcher[Asked, Cancellation | Missed | None] = self._lane(
             "cancel", self._cancel, bounds
         )
         self.read: Batcher[tuple[int, str], tuple[EventState, UserState | None] | Missed] = (
             self._lane("read", self._read, bounds)
         )
-        self.open: Batcher[tuple[int, str, int], OpenedEvent | None] = self._lane(
+        self.open: Batcher[tuple[int, str, int, bool], OpenedEvent | None] = self._lane(
             "open_event", self._open, bounds
         )
 
@@ -152,9 +167,7 @@ class Lanes:
         )
         return lane
 
-    async def _book(
-        self, items: list[tuple[int, str]], deadline: float
-    ) -> list[Booking | Missed | Problem]:
+    async def _book(self, items: list[Asked], deadline: float) -> list[Booking | Missed | Problem]:
         reply = await self._change("book", items, deadline)
         self._count("book", reply.words[::3])
         return [
@@ -172,7 +185,7 @@ class Lanes:
         ]
 
     async def _cancel(
-        self, items: list[tuple[int, str]], deadline: float
+        self, items: list[Asked], deadline: float
     ) -> list[Cancellation | Missed | Problem | None]:
         reply = await self._change("cancel", items, deadline)
         self._count("cancel", reply.words[::3])
@@ -198,7 +211,7 @@ class Lanes:
         keys = [self._partition.keys.meta, *keys]
         reply = await self._partition.ask("read", keys, arguments, deadline)
         results: list[tuple[EventState, UserState | None] | Missed] = []
-        for (event_id, _), words in zip(items, _stride(reply.words, 10), strict=True):
+        for (event_id, _), words in zip(items, _stride(reply.words, 11), strict=True):
             (
                 outcome,
                 capacity,
@@ -210,6 +223,7 @@ class Lanes:
                 state,
                 seq,
                 at,
+                recorded,
             ) = words
             if outcome == "NO_EVENT":
                 results.append(Missed(reply.last))
@@ -218,46 +232,49 @@ class Lanes:
                 event_id, name, int(capacity), int(available), int(waiting), int(created),
                 int(updated),
             )  # fmt: skip
-            results.append((event, UserState(state, int(seq), int(at)) if state else None))
+            user = UserState(state, int(seq), int(at), recorded == "1") if state else None
+            results.append((event, user))
         return results
 
     async def _open(
-        self, items: list[tuple[int, str, int]], deadline: float
+        self, items: list[tuple[int, str, int, bool]], deadline: float
     ) -> list[OpenedEvent | Problem | None]:
         keys: list[str] = [*self._partition.keys]
         ids: list[str | int] = []
         arguments: list[str | int] = []
-        for place, (event_id, name, capacity) in enumerate(items, start=1):
+        for place, (event_id, name, capacity, _) in enumerate(items, start=1):
             keys += event_keys(self._partition.number, event_id)
             ids.append(event_id)
             details = json.dumps({"name": name, "totalTickets": capacity}, separators=(",", ":"))
             arguments += (place, capacity, name, details)
-        arguments = [self._unrecorded_max["open_event"], len(ids), *ids, *arguments]
+        head = [self._unrecorded_max["open_event"], int(any(item[3] for item in items))]
+        arguments = [*head, len(ids), *ids, *arguments]
         reply = await self._partition.change("open_event", keys, arguments, deadline)
         self._count("open_event", reply.words[::3])
-        return [
-            OpenedEvent(
-                EventState(event_id, name, capacity, capacity, 0, int(created_at), int(created_at)),
-                Position(reply.last.epoch, int(seq)),
-            )
-            if outcome == "OPENED"
-            else Problem("record_behind")
-            if outcome == "RECORD_BEHIND"
-            else None
-            for (event_id, name, capacity), (outcome, seq, created_at) in zip(
-                items, _stride(reply.words, 3), strict=True
-            )
-        ]
+        results: list[OpenedEvent | Problem | None] = []
+        for (event_id, name, capacity, _), words in zip(
+            items, _stride(reply.words, 3), strict=True
+        ):
+            outcome, seq, created_at = words
+            if outcome == "OPENED":
+                at, created = Position(reply.last.epoch, int(seq)), int(created_at)
+                results.append(
+                    OpenedEvent(event_id, name, capacity, capacity, 0, created, created, at)
+                )
+            else:
+                results.append(Problem("record_behind") if outcome == "RECORD_BEHIND" else None)
+        return results
 
     def _count(self, operation: str, outcomes: Sequence[str]) -> None:
         """Count what a call decided, whoever still waits for its answer."""
         for outcome, count in Counter(outcomes).items():
             self._metrics.outcomes.labels(operation, outcome.lower()).inc(count)
 
-    async def _change(self, script: str, items: list[tuple[int, str]], deadline: float) -> Reply:
-        keys, arguments = self._arguments(items)
+    async def _change(self, script: str, items: list[Asked], deadline: float) -> Reply:
+        keys, arguments = self._arguments([(item.event_id, item.user_id) for item in items])
         keys = [*self._partition.keys, *keys]
-        arguments = [self._unrecorded_max[script], *arguments]
+        awaited = int(any(item.awaited for item in items))
+        arguments = [self._unrecorded_max[script], awaited, *arguments]
         return await self._partition.change(script, keys, arguments, deadline)
 
     def _arguments(self, items: list[tuple[int, str]]) -> tuple[list[str], list[str | int]]:

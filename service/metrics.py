@@ -85,6 +85,19 @@ class Metrics:
             multiprocess_mode="mostrecent",
             registry=self._registry,
         )
+        self.recorded_waiters = Gauge(
+            "onsale_recorded_waiters",
+            "Requests that wait until their change is on record.",
+            multiprocess_mode="sum",
+            registry=self._registry,
+        )
+        self.recorded_waits = Histogram(
+            "onsale_recorded_wait_seconds",
+            "From a change to its being on record, or to the answer `pending`.",
+            ["outcome"],
+            buckets=_REQUEST_S,
+            registry=self._registry,
+        )
         self.handshakes = self._counter(
             "onsale_handshakes", "Handshakes, by what they came to.", "partition", "result"
         )

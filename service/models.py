@@ -94,6 +94,7 @@ Waiting = Annotated[int, Field(ge=0, examples=[0])]
 Place = Annotated[int, Field(ge=1, examples=[1])]
 Epoch = Annotated[int, Field(ge=1, examples=[1])]
 Seq = Annotated[int, Field(ge=1, examples=[2])]
+Durability = Literal["fsync", "recorded", "memory"]
 Time = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-22T10:00:00.000Z"])
 ]
@@ -149,6 +150,21 @@ class InitializeAnswer(BaseModel):
     event: Event
 
 
+class PendingAnswer(BaseModel):
+    """202 where the record was waited for, and not reached in time; `Location` tells on.
+
+    Nothing is promised yet. `userId` is absent for an event that was opened.
+    """
+
+    message: Annotated[str, Field(examples=["Not on record yet"])]
+    status: Literal["pending"]
+    eventId: EventId
+    userId: UserIdText | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
+    durability: Literal["none"]
+    epoch: Epoch
+    seq: Seq
+
+
 class BookAnswer(BaseModel):
     """201, 200 and 202 of `POST /book`. `position` only while waiting."""
 
@@ -158,7 +174,7 @@ class BookAnswer(BaseModel):
     userId: UserIdText
     quantity: Quantity
     position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
-    durability: Literal["fsync", "memory"]
+    durability: Durability
     epoch: Epoch
     seq: Seq
 
@@ -173,7 +189,7 @@ class CancelAnswer(BaseModel):
     eventId: EventId
     userId: UserIdText
     reassigned: bool
-    durability: Literal["fsync", "memory"]
+    durability: Durability
     epoch: Epoch
     seq: Seq
 
@@ -191,13 +207,17 @@ class StatusAnswer(BaseModel):
 
 
 class UserAnswer(BaseModel):
-    """200 of `GET /events/{eventId}/users/{userId}`. `position` only while waiting."""
+    """200 of `GET /events/{eventId}/users/{userId}`. `position` only while waiting.
+
+    `durability` is what the change that led to this state has reached by now.
+    """
 
     eventId: EventId
     userId: UserIdText
     status: Literal["booked", "waiting", "cancelled", "left_waiting_list"]
     quantity: Quantity | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
     position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
+    durability: Durability | Literal["none"]
     seq: Seq
 
 

@@ -1,33 +1,26 @@
-"""`/openapi.json` and `/docs`: the API described from the same models that validate it.
-
-The page and its scripts come out of an installed package, so that nothing is asked of the outside.
-"""
+"""The OpenAPI document: the API described from the same models that validate it. No I/O."""
 
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import swagger_ui_bundle
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
-from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
-from starlette.routing import Route
 
 from service import models
-from service.bodies import answer
-from service.errors import PROBLEMS, Problem
+from service.errors import PROBLEMS
 
 _REQUESTS = (models.InitializeRequest, models.BookRequest, models.CancelRequest)
 _ANSWERS = (
     models.InitializeAnswer,
     models.BookAnswer,
     models.CancelAnswer,
+    models.PendingAnswer,
     models.StatusAnswer,
     models.UserAnswer,
     models.ProblemAnswer,
     models.Health,
 )
+_Model = type[BaseModel]
 _BODY = ("invalid_json", "body_too_large", "unsupported_media_type", "invalid_request")
 _STORES = ("overloaded", "unavailable", "closed")
 _UNSURE = (*_STORES, "record_behind", "outcome_unknown")
@@ -47,52 +40,19 @@ _USER_ID = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~@:+|=-]{1,64}$"},
     "example": "123",
 }
-_LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where the state appears"}}
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Onsale: the API</title>
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-</head>
-<body>
-<div id="swagger-ui"></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script>
-SwaggerUIBundle({
-  url: "/openapi.json",
-  dom_id: "#swagger-ui",
-  validatorUrl: null,
-  defaultModelsExpandDepth: 0,
-});
-</script>
-</body>
-</html>
-"""
-_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": (
-        "default-src 'self'; img-src 'self' data:;"
-        " script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": (
+        "RFC 7240. `durability=recorded` has this answer wait until the change is on record;"
+        " a lower level than the deployment's is not applied."
     ),
+    "schema": {"type": "string"},
+    "example": "durability=recorded",
 }
-_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-
-
-def routes() -> list[Route]:
-    """Return the routes of the documentation; the document is made once."""
-    described = document()
-
-    async def openapi(_: Request) -> Response:
-        return answer(200, described)
-
-    return [
-        Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/docs", _docs, methods=["GET"]),
-        Route("/docs/{file}", _file, methods=["GET"]),
-    ]
+_LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where the state appears"}}
+_PENDING = "`pending`: the record was waited for, and not reached in time"
 
 
 def document() -> dict[str, Any]:
@@ -108,6 +68,8 @@ def document() -> dict[str, Any]:
                 " sold out, booking joins its waiting list, and a cancellation promotes the first"
                 " who waits in the same step. Booking and cancelling are idempotent by event and"
                 " user, so a request whose outcome is not known may be sent again as it was."
+                " Every answer about a booking names its `durability`; where the record was waited"
+                " for and not reached in time it is 202 `pending`, and promises nothing yet."
             ),
         },
         "tags": [{"name": "booking"}, {"name": "health"}],
@@ -117,15 +79,19 @@ def document() -> dict[str, Any]:
 
 
 def _paths() -> dict[str, Any]:
-    book = models.BookAnswer
+    book, pending = models.BookAnswer, models.PendingAnswer
     health = models.Health
     return {
         "/initialize": {
             "post": _operation(
                 "Open an event",
                 "initialize",
-                {201: ("The event is open", models.InitializeAnswer, _LOCATION)},
+                {
+                    201: ("The event is open", models.InitializeAnswer, _LOCATION),
+                    202: (_PENDING, pending, _LOCATION),
+                },
                 (*_BODY, *_UNSURE),
+                parameters=[_PREFER],
                 body=models.InitializeRequest,
             )
         },
@@ -136,9 +102,14 @@ def _paths() -> dict[str, Any]:
                 {
                     200: ("The same booking again: it stands", book, _LOCATION),
                     201: ("Booked", book, _LOCATION),
-                    202: ("Waiting; `position` counts from 1", book, _LOCATION),
+                    202: (
+                        f"Waiting; `position` counts from 1. Or {_PENDING}",
+                        (book, pending),
+                        _LOCATION,
+                    ),
                 },
                 (*_BODY, "event_not_found", *_UNSURE),
+                parameters=[_PREFER],
                 body=models.BookRequest,
             )
         },
@@ -146,8 +117,12 @@ def _paths() -> dict[str, Any]:
             "post": _operation(
                 "Give a ticket back, or leave the waiting list",
                 "cancel",
-                {200: ("Cancelled, or left the waiting list", models.CancelAnswer, {})},
+                {
+                    200: ("Cancelled, or left the waiting list", models.CancelAnswer, {}),
+                    202: (_PENDING, pending, _LOCATION),
+                },
                 (*_BODY, "event_not_found", "not_booked", *_UNSURE),
+                parameters=[_PREFER],
                 body=models.CancelRequest,
             )
         },
@@ -188,7 +163,7 @@ def _paths() -> dict[str, Any]:
 def _operation(
     summary: str,
     name: str,
-    answers: dict[int, tuple[str, type[BaseModel], dict[str, Any]]],
+    answers: dict[int, tuple[str, _Model | tuple[_Model, ...], dict[str, Any]]],
     problems: tuple[str, ...],
     *,
     body: type[BaseModel] | None = None,
@@ -217,8 +192,12 @@ def _operation(
     return operation
 
 
-def _content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+def _content(model: _Model | tuple[_Model, ...]) -> dict[str, Any]:
+    """Return the content of one model, or of one out of several."""
+    several = model if isinstance(model, tuple) else (model,)
+    schemas = [{"$ref": _REF.format(model=one.__name__)} for one in several]
+    schema = schemas[0] if len(schemas) == 1 else {"oneOf": schemas}
+    return {"application/json": {"schema": schema}}
 
 
 def _problem_response(status: int, codes: list[str]) -> dict[str, Any]:
@@ -263,18 +242,3 @@ def _schemas() -> dict[str, Any]:
     )
     schemas: dict[str, Any] = top["$defs"]
     return schemas
-
-
-async def _docs(_: Request) -> Response:
-    return HTMLResponse(_PAGE, headers=_HEADERS)
-
-
-async def _file(request: Request) -> Response:
-    name = request.path_params["file"]
-    if name not in _FILES:
-        raise Problem("not_found")
-    return FileResponse(
-        Path(swagger_ui_bundle.swagger_ui_path) / name,
-        media_type=_FILES[name],
-        headers={"Cache-Control": "max-age=86400", **_HEADERS},
-    )

@@ -3,7 +3,8 @@
 An entry is one script call, a change is one seq and one journal row. The entry's id is
 `<epoch>-<seq of its last change>`. Version 1: fields `v`, `at` (microseconds since 1970 of Redis's
 clock), `first` (seq of the first change), `changes` (lines of `kind event user details`; `-` stands
-for none, details is JSON and may be absent). An entry that this cannot read is never skipped.
+for none, details is JSON and may be absent); and `awaited` 1 where somebody waits until the entry
+is on record. An entry that this cannot read is never skipped.
 """
 
 import re
@@ -15,6 +16,8 @@ from service.lineage import Position
 
 VERSION = "1"
 FIELDS = ("v", "at", "first", "changes")
+AWAITED = "awaited"
+"""The one field that an entry may have or not; it says nothing of the changes."""
 
 STATUS_AFTER: Mapping[str, str] = {
     "booked": "booked",

@@ -174,7 +174,10 @@ class RedisStore:
         """Tell Redis how far the record reaches; False when the epoch is not Redis's."""
         script = scripts.serving_scripts(partition, recorded.epoch)["raise_watermark"]
         meta_key = keys.partition_keys(partition).meta
-        reply = await self._within(self._client.evalsha(script.sha, 1, meta_key, str(recorded.seq)))
+        channel = keys.watermark_channel(partition)
+        reply = await self._within(
+            self._client.evalsha(script.sha, 1, meta_key, str(recorded.seq), channel)
+        )
         return bool(reply[0] == "OK")
 
     # The handshake's steps. All but `close` do nothing unless `next` is the attempt's own.

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import ConfigurationError
 from service.store_urls import checked_postgresql_url, checked_redis_url, postgresql_url_of
 
-Durability = Literal["fsync", "memory"]
+Durability = Literal["fsync", "recorded", "memory"]
 
 REDIS_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 """Settings of Redis that a promise depends on: what ONSALE_REDIS_CONFIGURATION may state."""
@@ -79,16 +79,16 @@ class Settings(BaseSettings):
     """Partitions of the events; on record from the first start, another number is refused."""
 
     durability: Durability = "fsync"
-    """What an answer waits for; `memory` asks for no AOF and is for tests."""
+    """What an answer waits for: the sync to disk, the record, or neither (no AOF; for tests)."""
 
     batch_items_max: int = Field(128, ge=1, le=256)
     """Requests that may share one script call."""
 
     waiting_room_max: int = Field(20_000, ge=1)
-    """Requests that may wait for a script, of each kind, before the next gets 503."""
+    """Requests that may wait for a script, of each kind (the next: 503), and for the record."""
 
     request_deadline_ms: int = Field(3_000, ge=500, le=60_000)
-    """How long a request may wait for Redis before its 503."""
+    """How long a request may wait: for Redis, then 503; for the record, then `pending`."""
 
     linger_ms_max: int = Field(20, ge=0, le=1_000)
     """How long a busy writer waits for more before it commits."""

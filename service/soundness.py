@@ -33,6 +33,7 @@ _AOF = {
 _NO_EVICTION = {"maxmemory-policy": _Need("noeviction", "bookings would be evicted")}
 _NEEDED: Mapping[Durability, Mapping[str, _Need]] = {
     "fsync": {**_AOF, **_NO_EVICTION},
+    "recorded": _NO_EVICTION,  # what is not on record yet was not answered
     "memory": _NO_EVICTION,
 }
 
@@ -103,6 +104,7 @@ def judge_redis(
     return [
         *_wrong_kind(found),
         *_wrong_settings(found, durability, stated),
+        *(_no_file(found, stated) if durability == "recorded" else ()),
         *_holes(found),
     ]
 
@@ -201,6 +203,18 @@ def _wrong_settings(
             f"{product} does not show its configuration; where it is set so, state it with"
             f' ONSALE_REDIS_CONFIGURATION="{" ".join(words)}"'
         )
+
+
+def _no_file(found: RedisAsFound, stated: Mapping[str, str]) -> Iterator[Finding]:
+    """Where answers wait for the record, a file that is not synced is only unwise."""
+    for name, need in _AOF.items():
+        value = found.configuration.get(name, stated.get(name, need.value))
+        if value != need.value:
+            yield Finding(
+                f"{found.product} has {name} '{value}': recorded does not need '{need.value}',"
+                " but a restart then costs a rebuild, and whatever was not answered yet",
+                refuses=False,
+            )
 
 
 def _holes(found: RedisAsFound) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ A change that PostgreSQL refuses, or an entry that cannot be read, stops its par
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
 from redis.exceptions import RedisError
@@ -23,20 +23,17 @@ from service.errors import CorruptEntryError, LineageError, RefusedChangeError
 from service.handshake import Handshake, HandshakeImpossible, StaysClosed
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Position
+from service.lingering import Lingering, Raw
 from service.metrics import Metrics
 from service.outbox import Entry
 from service.redis_store import Meta, RedisStore
 
 log = structlog.stdlib.get_logger("onsale.writer")
 
-_ENTRIES_MAX = 256
-_BLOCK_MS = 500
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0
 _LOOK_EVERY_S = 1.0
 _CLOSED_PATIENCE_S = 3.0
-
-Raw = Mapping[int, Sequence[tuple[str, dict[str, str]]]]
 
 
 class Writer:
@@ -61,7 +58,6 @@ class Writer:
         self._redis = redis
         self._connect = connect
         self._handshakes = handshakes
-        self._linger_s = linger_s
         self._clock = clock
         self._sleep = sleep
         self._committed: dict[int, Position] = {}
@@ -73,6 +69,7 @@ class Writer:
         self._trouble = ""
         self._draining = False
         self._metrics = metrics or Metrics()
+        self._lingering = Lingering(redis, linger_s=linger_s, clock=clock, sleep=sleep)
         self._after_commit = AfterCommit(
             redis, retained_bytes=retained_bytes // len(handshakes), clock=clock
         )
@@ -106,7 +103,6 @@ class Writer:
 
     async def _follow(self, ledger: Ledger) -> None:
         """Look around, and every second again, however busy; carry over whatever comes."""
-        last_commit = -self._linger_s
         look_at = self._clock()
         goal: dict[int, Position] | None = None
         while True:
@@ -122,16 +118,9 @@ class Writer:
             if not after:
                 await self._sleep(_LOOK_EVERY_S / 4)
                 continue
-            raw: Raw = await self._redis.read_outboxes(
-                after, block_ms=_BLOCK_MS, count=_ENTRIES_MAX
-            )
+            raw = await self._lingering.read(after)
             if not raw:
                 continue
-            early = last_commit + self._linger_s - self._clock()
-            if early > 0 and all(len(entries) < _ENTRIES_MAX for entries in raw.values()):
-                await self._sleep(early)
-                raw = await self._redis.read_outboxes(after, block_ms=0, count=_ENTRIES_MAX)
-            last_commit = self._clock()
             await self._apply(ledger, raw)
             # Nothing is told or trimmed of what a record that went back does not have any more.
             trusted = {p: at for p, at in self._committed.items() if p not in self._held}

@@ -18,16 +18,18 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
         "stores",
-        "outbox inspection redis_store redis_view record decision ledger record_view journal_view",
+        """outbox inspection redis_store wakeups redis_view record decision ledger record_view
+        journal_view""",
     ),
     (
         "domain",
         """verdicts assurance succession applying unrecorded orders bringing_forward settling
-        handshake opening partition loader lanes engine after_commit writer vitals
+        handshake opening partition loader lanes watermark engine lingering after_commit writer
+        vitals
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
-    ("edge", "bodies handlers openapi http1 stopwatch exposition"),
+    ("edge", "bodies preferences handlers openapi documentation http1 stopwatch exposition"),
     (
         "composition",
         """handshakes app embedded own_stores supervisor probes listener health welcome

@@ -89,11 +89,12 @@ def test_every_problem_is_in_the_table() -> None:
 def _ask(words: list[str], address: str) -> Any:
     """Do what a curl line of the README does."""
     url = words[1].replace("http://127.0.0.1:3000", address)
-    options = dict(zip(words[2::2], words[3::2], strict=True))
-    if "-d" not in options:
-        return httpx.get(url, trust_env=False).json()
-    name, _, value = options["-H"].partition(": ")
-    return httpx.post(url, content=options["-d"], headers={name: value}, trust_env=False).json()
+    options = list(zip(words[2::2], words[3::2], strict=True))
+    headers = dict(value.split(": ") for name, value in options if name == "-H")
+    for name, value in options:
+        if name == "-d":
+            return httpx.post(url, content=value, headers=headers, trust_env=False).json()
+    return httpx.get(url, trust_env=False).json()
 
 
 def _timeless(answer: Any) -> str:

@@ -45,6 +45,7 @@ def locust(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     argv += ["--only-summary", "--loglevel", "WARNING", "--html", str(out / "report.html")]
     argv += ["--people", str(PEOPLE), "--tickets", str(TICKETS), "--answers", str(out / "answers")]
     argv += ["--cancel", "0.2", "--repeat", "0.2", "--span", "1", "--think", "0.3"]
+    argv += ["--prefer", "recorded"]
     return begin([*argv, *more], data)
 
 

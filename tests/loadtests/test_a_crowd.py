@@ -26,6 +26,7 @@ def test_the_load_test_ends_by_itself_and_holds(crowds: Crowds) -> None:
     answers = crowds.answers
     assert (answers.people, answers.gave_up, answers.lines) == (PEOPLE, 0, len(answers.told))
     assert {one.operation for one in answers.told} == {"look", "book", "poll", "cancel"}
+    assert {one.durability for one in answers.told if one.status == 201} == {"recorded"}
     assert "<html" in (crowds.out / "report.html").read_text()
     verified = verifier(crowds.running.data, crowds.out / "answers")
     assert verified.returncode == 0, verified.stdout + verified.stderr

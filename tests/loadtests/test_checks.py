@@ -21,6 +21,7 @@ IN_ORDER = "first come, first served"
 BOOKED = "every 201 is on record, once"
 WAITING = "every 202 is on record, with its position"
 CANCELLED = "every cancellation is on record, once"
+RECORDED = "whatever was answered `recorded` is on record"
 BY_THE_CLOCK = "who was answered first comes first"
 STATES = "repeats and polls tell the truth"
 POSITIONS = "positions are those of the journal"
@@ -78,6 +79,11 @@ def without_rows_of(user: str) -> Callable[[Found], Found]:
     return lambda found: (found[0], [row for row in found[1] if row.user != user])
 
 
+def both(first: Callable[[Found], Found], second: Callable[[Found], Found]) -> Callable[..., Found]:
+    """Return a fault that is two at once."""
+    return lambda found: second(first(found))
+
+
 FAULTS: tuple[tuple[str, str, Callable[[Found], Found]], ...] = (
     (WHOLE, "cut off", lambda found: (replace(found[0], lines=None), found[1])),
     (WHOLE, "a line more", one_more_line("look", "ann")),
@@ -101,6 +107,17 @@ FAULTS: tuple[tuple[str, str, Callable[[Found], Found]], ...] = (
     (CANCELLED, "not reassigned", told_otherwise("cancel", "bob", reassigned=False)),
     (CANCELLED, "reassigned", told_otherwise("cancel", "dee", reassigned=True)),
     (CANCELLED, "twice", one_more_line("cancel", "dee")),
+    (
+        RECORDED,
+        "lost",
+        both(told_otherwise("book", "ann", durability="recorded"), without_rows_of("ann")),
+    ),
+    (
+        RECORDED,
+        "of somebody else",
+        told_otherwise("book", "ann", durability="recorded", seq=FIRST_SEQ + 2),
+    ),
+    (RECORDED, "another state", told_otherwise("poll", "cid", durability="recorded", state="left")),
     (
         BY_THE_CLOCK,
         "answered before it was so",
@@ -146,6 +163,21 @@ def test_every_check_has_a_fault() -> None:
     assert {check.name for check in check_answers(sale.answers, history)} == {
         n for n, _, _ in FAULTS
     }
+
+
+def test_what_is_recorded_and_what_is_pending_breaks_nothing() -> None:
+    """Each `recorded` has its row; a pending answer says no state, position or outcome yet."""
+    sale = usual_sale()
+    told = [
+        replace(one, durability="recorded" if one.status in (200, 201, 202) and one.seq else None)
+        for one in sale.told
+    ]
+    first = line(sale.answers, "book", "ann"), line(sale.answers, "book", "dee")
+    for number in (*first, line(sale.answers, "cancel", "dee")):
+        told[number] = replace(
+            told[number], status=202, state="pending", position=None, durability="none"
+        )
+    assert broken(replace(sale.answers, told=tuple(told)), sale.rows) == set()
 
 
 def test_a_lost_answer_explains_one_change() -> None:

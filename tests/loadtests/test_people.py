@@ -32,7 +32,15 @@ BOOKED = {**BOOKING, "status": "booked"}
 WAITING = {**BOOKING, "status": "waiting", "position": 3}
 CANCELLED = {**BOOKING, "status": "cancelled", "reassigned": True}
 LEFT = {**CANCELLED, "status": "left_waiting_list", "reassigned": False}
-STATE = {"eventId": EVENT, "userId": "ann", "status": "waiting", "quantity": 1, "seq": 5}
+STATE = {
+    "eventId": EVENT,
+    "userId": "ann",
+    "status": "waiting",
+    "quantity": 1,
+    "durability": "fsync",
+    "seq": 5,
+}
+PENDING = {**BOOKING, "status": "pending", "durability": "none"}
 STATUS = {
     "eventId": EVENT,
     "name": "n",
@@ -59,9 +67,11 @@ ALLOWED: tuple[tuple[Operation, int, Mapping[str, Any], str], ...] = (
     ("look", 200, STATUS, "looked"),
     ("book", 201, BOOKED, "booked"),
     ("book", 202, WAITING, "waiting"),
+    ("book", 202, PENDING, "pending"),
     ("poll", 200, STATE, "polled"),
     ("cancel", 200, CANCELLED, "cancelled"),
     ("cancel", 200, LEFT, "left"),
+    ("cancel", 202, PENDING, "pending"),
     ("book", 0, {}, "no answer"),
 )
 
@@ -84,6 +94,11 @@ OUTSIDE: tuple[tuple[Operation, int, Mapping[str, Any], str], ...] = (
     ("look", 307, {}, "307"),
     ("book", 201, WAITING, "201 waiting"),
     ("book", 202, BOOKED, "202 booked"),
+    ("book", 202, {**PENDING, "userId": "bob"}, "about bob"),
+    ("book", 202, {**PENDING, "durability": "fsync"}, "durability"),
+    ("book", 201, PENDING, "status"),
+    ("book", 201, {**BOOKED, "durability": "none"}, "durability"),
+    ("cancel", 200, PENDING, "status"),
     ("book", 202, {**WAITING, "position": 0}, "position"),
     ("book", 202, {**BOOKING, "status": "waiting"}, "position None"),
     ("book", 200, BOOKED, "somebody else's"),
@@ -121,6 +136,24 @@ def test_a_repeat_may_be_answered_as_such() -> None:
     assert ann.judge("cancel", told(200, CANCELLED))[0] == "cancelled"
     assert ann.judge("cancel", told(404, problem("not_booked", 404)))[0] == "cancelled before"
     assert ann.judge("cancel", told(404, problem("event_not_found", 404)))[0] == "outside"
+
+
+def test_a_level_that_was_asked_for_is_given_or_pending() -> None:
+    """Less than that under another name is outside; whoever asked for nothing takes what comes."""
+    ann, bob = Person(EVENT, "ann", "recorded"), Person(EVENT, "bob")
+    for operation in ("book", "cancel"):
+        ann.request(operation)
+    recorded = {"durability": "recorded"}
+    assert ann.judge("book", told(202, PENDING))[0] == "pending"
+    assert ann.judge("book", told(200, {**BOOKED, **recorded}))[0] == "outside"
+    ann.request("book")
+    assert ann.judge("book", told(200, {**BOOKED, **recorded}))[0] == "repeated"
+    assert ann.judge("cancel", told(200, {**CANCELLED, **recorded}))[0] == "cancelled"
+    less = ("outside", "fsync where recorded was asked for")
+    assert ann.judge("book", told(201, BOOKED)) == less
+    assert ann.judge("cancel", told(200, CANCELLED)) == less
+    bob.request("book")
+    assert bob.judge("book", told(201, {**BOOKED, **recorded, "userId": "bob"}))[0] == "booked"
 
 
 def walk(

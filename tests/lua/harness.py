@@ -13,7 +13,7 @@ import fakeredis
 import redis
 
 from service import outbox, scripts
-from service.keys import event_keys, partition_keys, tag
+from service.keys import event_keys, partition_keys, tag, watermark_channel
 
 HEADER = 5
 NEVER_LATE = 10**17
@@ -160,7 +160,7 @@ class Partition:
     def read(self, *items: Item) -> Reply:
         """Run read.lua for (event, user) pairs; an empty user asks for the event alone."""
         keys, arguments = self._arguments(items)
-        return _parse(self.call("read", [self.keys.meta, *keys], arguments), 10)
+        return _parse(self.call("read", [self.keys.meta, *keys], arguments), 11)
 
     def open_events(self, *items: tuple[int, int, str, str], **numbered: str | int) -> Reply:
         """Run open_event.lua for (event, capacity, name, details)."""
@@ -204,7 +204,8 @@ class Partition:
 
     def raise_watermark(self, recorded: int) -> Reply:
         """Run raise_watermark.lua."""
-        return _parse(self.call("raise_watermark", [self.keys.meta], [recorded]), 1)
+        channel = watermark_channel(self.number)
+        return _parse(self.call("raise_watermark", [self.keys.meta], [recorded, channel]), 1)
 
     def forget_callers(self) -> Reply:
         """Run forget_callers.lua."""
@@ -305,18 +306,19 @@ class Partition:
         keys = [key for event_id in places for key in event_keys(self.number, event_id)]
         return keys, [len(places), *places, *pairs]
 
-    def _caller(self, script: str, numbered: Mapping[str, Any]) -> tuple[str, int, int, int]:
+    def _caller(self, script: str, numbered: Mapping[str, Any]) -> tuple[str, int, int, int, int]:
         """Return what stands before the events; a number that is given leaves the count as it is.
 
-        Caller, number, latest and unrecorded_max.
+        Caller, number, latest, unrecorded_max and awaited.
         """
-        assert numbered.keys() <= {"worker", "number", "latest", "unrecorded_max"}
+        assert numbered.keys() <= {"worker", "number", "latest", "unrecorded_max", "awaited"}
         caller = f"{numbered.get('worker', 'w1')}:{script}"
         number = numbered.get("number")
         if number is None:
             number = self._calls[caller] = self._calls.get(caller, 0) + 1
         latest = numbered.get("latest", NEVER_LATE)
-        return caller, number, latest, numbered.get("unrecorded_max", UNBOUNDED)
+        unrecorded_max = numbered.get("unrecorded_max", UNBOUNDED)
+        return caller, number, latest, unrecorded_max, numbered.get("awaited", 0)
 
 
 def outcomes(reply: Reply) -> list[str]:

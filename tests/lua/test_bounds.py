@@ -89,7 +89,7 @@ def test_a_full_memory_still_takes_the_watermark(full: Partition) -> None:
 
 def test_a_full_memory_still_reads(full: Partition) -> None:
     """Status goes on being served."""
-    assert full.read((1, "b")).items[0][7:] == ("waiting", "4", "1")
+    assert full.read((1, "b")).items[0][7:10] == ("waiting", "4", "1")
 
 
 def test_a_full_memory_does_not_stop_a_handshake(full: Partition) -> None:

@@ -107,7 +107,7 @@ def test_an_event_being_loaded_is_absent(partition: Partition) -> None:
     before = partition.stored_but_calls()
     assert outcomes(partition.book((1, "x"))) == ["NO_EVENT"]
     assert outcomes(partition.cancel((1, "a"))) == ["NO_EVENT"]
-    assert partition.read((1, "a")).items == [("NO_EVENT", *[""] * 9)]
+    assert partition.read((1, "a")).items == [("NO_EVENT", *[""] * 10)]
     assert outcomes(partition.open_events((1, 5, "Name", "{}"))) == ["EXISTS"]
     assert partition.stored_but_calls() == before
     assert partition.load("finish", 1, "token", 2, 1, 0, 1, "Name", 1, 1) == "LOADED"
@@ -208,22 +208,23 @@ def test_a_load_does_not_reach_into_the_next_epoch(partition: Partition) -> None
 
 
 def test_a_read_tells_event_and_user(partition: Partition) -> None:
-    """Every state, with its seq; a position for those who wait alone."""
+    """Every state, with its seq and whether it is on record; a position for waiters alone."""
     partition.sell(1, capacity=2)
     partition.book(*((1, user) for user in "abcdef"))
     last = partition.cancel((1, "a"), (1, "d"))
+    partition.raise_watermark(9)
     event = partition.event(1)
     shown = ("FOUND", "2", "0", "2", event["created_at"], last.clock, "Name")
     everybody = ["a", "b", "c", "d", "e", "f", "x", ""]
     assert partition.read(*((1, user) for user in everybody)).items == [
-        (*shown, "cancelled", "9", "0"),
-        (*shown, "booked", "4", "0"),
-        (*shown, "booked", "10", "0"),
-        (*shown, "left_waiting_list", "11", "0"),
-        (*shown, "waiting", "7", "1"),
-        (*shown, "waiting", "8", "2"),
-        (*shown, "", "", "0"),
-        (*shown, "", "", "0"),
+        (*shown, "cancelled", "9", "0", "1"),
+        (*shown, "booked", "4", "0", "1"),
+        (*shown, "booked", "10", "0", "0"),
+        (*shown, "left_waiting_list", "11", "0", "0"),
+        (*shown, "waiting", "7", "1", "1"),
+        (*shown, "waiting", "8", "2", "1"),
+        (*shown, "", "", "0", "0"),
+        (*shown, "", "", "0", "0"),
     ]
 
 

@@ -49,7 +49,7 @@ def test_at_the_bound_what_changes_nothing_is_answered(behind: Partition) -> Non
         "NOT_BOOKED",
         "NO_EVENT",
     ]
-    assert behind.read((1, "u3")).items[0][7:] == ("waiting", "6", "2")
+    assert behind.read((1, "u3")).items[0][7:10] == ("waiting", "6", "2")
     opened = behind.open_events((1, 5, "Name", "{}"), (2, 5, "Name", "{}"), unrecorded_max=MOST)
     assert outcomes(opened) == ["EXISTS", "RECORD_BEHIND"]
     assert behind.stored_but_calls() == before

@@ -159,7 +159,7 @@ def test_each_partition_has_room_for_what_is_under_way(monkeypatch: pytest.Monke
     assert load_settings().unrecorded_bytes_max == 4 << 20
 
 
-@pytest.mark.parametrize("value", ["recorded", "replicated", "FSYNC", "none"])
+@pytest.mark.parametrize("value", ["replicated", "Recorded", "FSYNC", "none"])
 def test_only_levels_that_can_be_reached_are_accepted(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,8 +59,8 @@ def with_setting(name: str, value: str) -> RedisAsFound:
 
 @pytest.mark.parametrize("found", [REDIS, VALKEY])
 def test_a_good_redis_passes_in_silence(found: RedisAsFound) -> None:
-    """Neither a refusal nor a warning, at either durability."""
-    for durability in ("fsync", "memory"):
+    """Neither a refusal nor a warning, at any durability."""
+    for durability in ("fsync", "recorded", "memory"):
         assert judge_redis(found, durability, {}) == []
     assert judge_limits(found) == []
 
@@ -88,6 +88,31 @@ def test_memory_needs_no_file_but_no_eviction_either() -> None:
         assert judge_redis(with_setting(name, value), "memory", {}) == []
     (text,) = refused(judge_redis(with_setting("maxmemory-policy", "allkeys-lru"), "memory", {}))
     assert "memory needs 'noeviction'" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("appendonly", "no"),
+        ("appendfsync", "everysec"),
+        ("no-appendfsync-on-rewrite", "yes"),
+    ],
+)
+def test_where_answers_wait_for_the_record_a_file_is_only_wise(name: str, value: str) -> None:
+    """It is named with what a restart costs; whether it was shown or stated."""
+    for found in (with_setting(name, value), replace(REDIS, configuration={})):
+        findings = judge_redis(found, "recorded", {**GOOD, name: value})
+        assert refused(findings) == []
+        (text,) = warned(findings)
+        assert text.startswith(f"Redis has {name} '{value}': recorded does not need ")
+
+
+def test_recorded_needs_no_eviction() -> None:
+    """A booking that is evicted would be sold again, whatever is on record."""
+    (text,) = refused(judge_redis(with_setting("maxmemory-policy", "allkeys-lru"), "recorded", {}))
+    assert "recorded needs 'noeviction'" in text
+    (text,) = refused(judge_redis(replace(REDIS, configuration={}), "recorded", {}))
+    assert 'ONSALE_REDIS_CONFIGURATION="maxmemory-policy=noeviction"' in text
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

@@ -1,0 +1,204 @@
+"""Who waits until a change is on record, and what wakes them (PROTOCOL, rule 21).
+
+`meta` alone is believed, as it is read by one look for all who wait: every 20 ms, and at once when
+a message says that a watermark has risen. Invariant: a change counts as recorded only by a look
+that found its partition open in the change's own epoch, with the watermark at or above its seq. An
+epoch that has ended answers all its waiters at once: not known to be on record. Nobody waits beyond
+a deadline, and not more than so many at a time.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Sequence
+from contextlib import aclosing
+from heapq import heapify, heappop, heappush
+
+import structlog
+from redis.exceptions import RedisError
+
+from service.lineage import NOWHERE, Position
+from service.metrics import Metrics
+from service.redis_store import RedisStore
+from service.wakeups import Wakeups
+
+log = structlog.stdlib.get_logger("onsale.watermark")
+
+_LOOK_EVERY_S = 0.02
+_LOOK_S = 1.0
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 2.0
+_GONE_MAX = 64
+
+
+class Watermark:
+    """The waiters of one partition, all of one epoch, ordered by seq."""
+
+    def __init__(
+        self, number: int, redis: RedisStore, *, waiting_max: int, metrics: Metrics
+    ) -> None:
+        """Take the bound; nothing runs while nobody waits."""
+        self._number = number
+        self._redis = redis
+        self._waiting_max = waiting_max
+        self._metrics = metrics
+        self._newest = NOWHERE
+        self._seen = 0
+        self._heap: list[tuple[int, int, asyncio.Future[bool]]] = []
+        self._waiting = 0
+        self._order = itertools.count()
+        self._risen = asyncio.Event()
+        self._looker: asyncio.Task[None] | None = None
+
+    async def reached(self, at: Position, deadline: float) -> bool:
+        """Wait until a position is on record; False when that is not known by then.
+
+        `at` is a seq that this partition holds or held in that epoch. `deadline` is of the loop's
+        clock, in seconds. False at once when the epoch has ended, and when too many wait. May be
+        cancelled, and asked again.
+        """
+        if at.epoch > self._newest.epoch:
+            self._end()
+        if at.epoch < self._newest.epoch or self._waiting >= self._waiting_max:
+            return False
+        self._newest = max(self._newest, at)
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        heappush(self._heap, (at.seq, next(self._order), future))
+        self._count(1)
+        if at.seq <= self._seen:
+            self._risen.set()  # it was there already: the next look will do, without the pause
+        if self._looker is None:
+            self._looker = asyncio.get_running_loop().create_task(self._look_on())
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await future
+        except TimeoutError:
+            return False
+        finally:
+            self._count(-1)
+            if len(self._heap) > 2 * self._waiting + _GONE_MAX:
+                # Who gave up would stay for as long as the watermark stands still.
+                self._heap = [waiter for waiter in self._heap if not waiter[2].done()]
+                heapify(self._heap)
+
+    def look(self) -> None:
+        """Look at once, if anybody waits."""
+        self._risen.set()
+
+    async def stop(self) -> None:
+        """End what runs, and answer who waits still."""
+        if self._looker is not None:
+            self._looker.cancel()
+            await asyncio.gather(self._looker, return_exceptions=True)
+        self._end()
+
+    def _count(self, more: int) -> None:
+        self._waiting += more
+        self._metrics.recorded_waiters.inc(more)
+
+    async def _look_on(self) -> None:
+        """Look as long as anybody waits."""
+        try:
+            while self._waiting:
+                self._risen.clear()
+                with contextlib.suppress(RedisError, OSError, TimeoutError, ValueError):
+                    await self._look()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_EVERY_S):
+                        await self._risen.wait()
+        finally:
+            self._looker = None
+
+    async def _look(self) -> None:
+        """Read `meta` once. What fails is tried again: the waiters' deadlines bound it."""
+        asked = self._newest
+        async with asyncio.timeout(_LOOK_S):
+            meta = await self._redis.meta(self._number)
+        if self._newest.epoch != asked.epoch:
+            return  # who came meanwhile is of a later epoch than this look may have seen
+        if meta is None or not meta.open or meta.epoch != asked.epoch or meta.seq < asked.seq:
+            # A partition is closed for a new epoch only, and one whose R lies below a change that
+            # was answered went back in time.
+            self._end()
+            return
+        # The watermark's own epoch may be an earlier one, right after a handshake. It is on the
+        # lineage of the epoch that is open, as every seq is that Redis holds in it, so the two can
+        # be compared; a change of this epoch lies above all that earlier ones have on record.
+        self._seen = meta.recorded.seq
+        while self._heap and self._heap[0][0] <= self._seen:
+            _settle(heappop(self._heap)[2], recorded=True)
+
+    def _end(self) -> None:
+        """Answer all: the epoch has ended, and whether they are on record is not known here."""
+        for _, _, future in self._heap:
+            _settle(future, recorded=False)
+        self._heap.clear()
+        self._newest = Position(self._newest.epoch, 0)
+        self._seen = 0
+
+
+def _settle(future: asyncio.Future[bool], *, recorded: bool) -> None:
+    if not future.done():
+        future.set_result(recorded)
+
+
+class Watermarks:
+    """The watermarks of all partitions, as one worker waits for them."""
+
+    def __init__(
+        self,
+        redis: RedisStore,
+        wakeups: Wakeups,
+        partitions: int,
+        *,
+        waiting_max: int,
+        metrics: Metrics,
+    ) -> None:
+        """`waiting_max`: waiters of each partition. Nothing is connected before the first."""
+        self._wakeups = wakeups
+        self._metrics = metrics
+        self._of: Sequence[Watermark] = [
+            Watermark(number, redis, waiting_max=waiting_max, metrics=metrics)
+            for number in range(partitions)
+        ]
+        self._listener: asyncio.Task[None] | None = None
+        for outcome in ("recorded", "pending"):
+            metrics.recorded_waits.labels(outcome)
+
+    async def reached(self, partition: int, at: Position, deadline: float) -> bool:
+        """Wait until a partition's position is on record; False when that is not known in time."""
+        loop = asyncio.get_running_loop()
+        if self._listener is None:
+            self._listener = loop.create_task(self._listen())
+        began = loop.time()
+        recorded = await self._of[partition].reached(at, deadline)
+        outcome = "recorded" if recorded else "pending"
+        self._metrics.recorded_waits.labels(outcome).observe(loop.time() - began)
+        return recorded
+
+    async def stop(self) -> None:
+        """End what runs, and answer who waits still."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        for watermark in self._of:
+            await watermark.stop()
+        await self._wakeups.aclose()
+
+    async def _listen(self) -> None:
+        """Pass the messages on, from the first waiter on. While there are none, looks must do."""
+        loop = asyncio.get_running_loop()
+        pause, trouble = _PAUSE_S, ""
+        while True:
+            began = loop.time()
+            try:
+                async with aclosing(self._wakeups.listen()) as risen:
+                    async for partition in risen:
+                        self._of[partition].look()
+            except (RedisError, OSError) as error:
+                if trouble != str(error):
+                    trouble = str(error)
+                    log.info("nobody tells of watermarks, they are looked at", why=trouble)
+            lasted = loop.time() - began
+            pause = _PAUSE_S if lasted > _PAUSE_MAX_S else min(2 * pause, _PAUSE_MAX_S)
+            await asyncio.sleep(pause)
