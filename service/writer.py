@@ -201,7 +201,7 @@ class Writer:
         log.warning("entries do not follow the record", partition=partition, why=str(error))
         at = await ledger.cursor(partition)
         if at < self._committed[partition]:
-            return await self._shake_hands(partition, seen=self._committed[partition])
+            return await self._look_around(ledger)
         again = self._broken.get(partition) == at
         self._broken[partition] = at
         self._committed[partition] = at
@@ -240,10 +240,12 @@ class Writer:
             self._compared.add(partition)
             if wrong:
                 log.warning("the stores disagree", partition=partition, why=wrong)
-                await self._shake_hands(partition, seen=max(recorded, committed))
-                if partition in self._committed:  # a replay may have moved P
-                    at = await ledger.cursor(partition)
-                    self._committed[partition] = max(at, self._committed[partition])
+                # Where Redis was not told of what is gone, the stores look sound to all others.
+                sound = recorded >= committed
+                await self._shake_hands(partition, seen=max(recorded, committed), adopt=sound)
+                if partition in self._committed:  # a replay may have moved P, or P is behind
+                    at, known = await ledger.cursor(partition), self._committed[partition]
+                    self._committed[partition] = max(at, known) if partition in self._held else at
             elif meta is not None:
                 await self._after_commit.make_good(partition, meta, recorded)
 
