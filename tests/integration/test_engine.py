@@ -208,6 +208,26 @@ class TestWorkers:
         booking = await engine.book(event.event_id, "a")
         assert (booking.status, booking.at.epoch) == ("booked", 2)
 
+    async def test_a_worker_whose_scripts_are_gone_goes_on_in_a_new_epoch(
+        self, engine: Engine, valkey: Client
+    ) -> None:
+        """NOSCRIPT, as after a restart: a change and a read each find it."""
+        event = await engine.initialize("Event Name", 5)
+        await valkey.script_flush()
+        assert (await engine.book(event.event_id, "a")).at.epoch == 2
+        await valkey.script_flush()
+        assert (await engine.event(event.event_id)).available == 4
+        assert await valkey.hget(META, "epoch") == "3"
+
+    async def test_a_worker_whose_redis_is_empty_goes_on_in_a_new_epoch(
+        self, engine: Engine, valkey: Client
+    ) -> None:
+        """UNINIT, as after a FLUSHALL: nothing had been sold."""
+        await engine.ready()
+        await valkey.flushall()
+        assert (await engine.initialize("Event Name", 5)).available == 5
+        assert await valkey.hget(META, "epoch") == "2"
+
     async def test_two_workers_of_one_process_have_calls_of_their_own(
         self, settings: Settings, engine: Engine
     ) -> None:
@@ -263,6 +283,19 @@ class TestEvents:
         with pytest.raises(Problem) as caught:
             await engine.book(event_id, "1")
         assert caught.value.code == "event_not_found"
+
+    async def test_a_miss_does_not_hide_an_event_that_is_opened(
+        self, engine: Engine, record: Record
+    ) -> None:
+        """Redis is asked first: what is remembered of an id saves PostgreSQL a question alone."""
+        next_id = 1 + await record.fetchval(
+            "SELECT last_value FROM events_id_seq WHERE is_called UNION ALL SELECT 0 LIMIT 1"
+        )
+        with pytest.raises(Problem):
+            await engine.event(next_id)
+        event = await engine.initialize("Event Name", 1)
+        assert event.event_id == next_id
+        assert (await engine.event(next_id)).available == 1
 
     async def test_an_id_that_redis_knows_already_is_drawn_again(
         self, engine: Engine, record: Record

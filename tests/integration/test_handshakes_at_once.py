@@ -1,6 +1,7 @@
 """Several handshakes of one partition: at once, frozen and woken, and by an operator's order."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import pytest
 from service.app import make_handshakes
 from service.decision import Decision
 from service.engine import Engine
+from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
 from service.keys import partition_keys
 from service.ledger import Ledger, connect
@@ -346,6 +348,32 @@ class TestDecision:
         users = await record.fetch("SELECT user_id FROM orphans")
         assert [row["user_id"] for row in users] == ["alone"]
 
+    async def test_a_new_epoch_is_greater_than_any_in_the_outbox(
+        self, settings: Settings, record: Record, redis_store: RedisStore, valkey: Client
+    ) -> None:
+        """Where both the record and `meta` have forgotten it the stream has not: ids only rise."""
+        assert await ask(settings, redis_store).run() == Opened(1)
+        began = {"v": "1", "at": "9", "first": "2", "changes": "epoch_began - - {}"}
+        await valkey.xadd(OUTBOX, began, "7-2")
+        await valkey.script_flush()
+        await ask(settings, redis_store).run()
+        assert (await epochs(record))[-1][0] == 8
+
+    async def test_an_outbox_that_ends_before_r_keeps_the_partition_closed(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        valkey: Client,
+    ) -> None:
+        """No hole in what is there; but the last change is not."""
+        await sell(engine)
+        await valkey.xdel(OUTBOX, "1-10")
+        await valkey.script_flush()
+        result = await ask(settings, redis_store).run()
+        assert isinstance(result, StaysClosed)
+        assert "changes 10 to 10 are not in the outbox" in result.reason
+
 
 class TestOrders:
     """An operator's verdict is this one procedure, with its conditions."""
@@ -378,6 +406,27 @@ class TestOrders:
         assert (meta.open, meta.reason, meta.next) == (False, "an operator looks", "")
         assert await ask(settings, redis_store).run() == Opened(3)
         assert (await epochs(record))[-1] == (3, "continue", 10, 1)
+
+    async def test_what_stays_closed_gets_no_handshake_by_its_requests(
+        self, settings: Settings, engine: Engine, record: Record, redis_store: RedisStore
+    ) -> None:
+        """`meta` is looked at instead, once a second; an epoch comes with the operator alone."""
+        event_id = await sell(engine)
+        order = Order("an operator looks", "stay_closed")
+        await ask(settings, redis_store).run(order=order)
+        for _ in range(3):
+            with pytest.raises(Problem, match="an operator looks"):
+                await engine.book(event_id, "9")
+            await asyncio.sleep(0.6)  # beyond the next look at `meta`, of which nothing is heard
+        assert len(await epochs(record)) == 2
+        assert await ask(settings, redis_store).run() == Opened(3)
+
+        async def serves() -> bool:
+            with contextlib.suppress(Problem):
+                return (await engine.book(event_id, "9")).position == 6
+            return False
+
+        await eventually(serves)
 
     async def test_an_order_comes_after_what_was_under_way(
         self,
