@@ -225,6 +225,9 @@ class TestCursor:
         for one in make_handshakes(settings, redis_store, "test").values():
             assert await one.run() == Opened(1)
         await record.execute("UPDATE cursors SET updated_at = now() WHERE partition = 0")
+        database = await record.fetchval("SELECT current_database()")
+        for way in ("enable_indexscan", "enable_bitmapscan"):  # those would be in order by chance
+            await record.execute(f'ALTER DATABASE "{database}" SET {way} = off')
         connection = await ledger.connect(stores.postgresql_url, purpose="test")
 
         async def lock_both() -> None:
@@ -734,6 +737,35 @@ class TestTrimming:
         first = (await valkey.xrange(OUTBOX, count=1))[0]
         assert first[0].startswith("1-")
         assert last.seq // 3 < int(first[1]["first"]) < last.seq
+
+    async def test_a_watermark_that_fails_keeps_no_outbox_from_its_trim(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        stores: Stores,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Each step after a commit is by itself, and raises nothing."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            for user in range(100, 160):
+                await engine.book(event_id, str(user))
+            await eventually(lambda: is_recorded(record, valkey))
+        last = Position(1, int(await valkey.hget(META, "seq")))
+        before = await valkey.xlen(OUTBOX)
+        used, _ = await redis_store.outbox_size(0)
+
+        async def fail(*_: Any) -> bool:
+            raise ConnectionError
+
+        monkeypatch.setattr(redis_store, "raise_watermark", fail)
+        after = AfterCommit(redis_store, retained_bytes=used // 2, clock=lambda: 0.0)
+        async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+            await after.run(connection, {0: last}, [0])
+        assert 0 < await valkey.xlen(OUTBOX) < before
 
     async def test_an_entry_that_cannot_be_read_trims_nothing_and_fails_nothing(
         self, stores: Stores, redis_store: RedisStore, valkey: Client, handshake: Handshake
