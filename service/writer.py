@@ -240,12 +240,10 @@ class Writer:
             self._compared.add(partition)
             if wrong:
                 log.warning("the stores disagree", partition=partition, why=wrong)
-                # Where Redis was not told of what is gone, the stores look sound to all others.
-                sound = recorded >= committed
+                sound = recorded >= committed  # to those who were not told of what is gone, it is
                 await self._shake_hands(partition, seen=max(recorded, committed), adopt=sound)
-                if partition in self._committed:  # a replay may have moved P, or P is behind
-                    at, known = await ledger.cursor(partition), self._committed[partition]
-                    self._committed[partition] = max(at, known) if partition in self._held else at
+                if partition not in self._held:  # a replay may have moved P, or P is behind
+                    self._committed[partition] = await ledger.cursor(partition)
             elif meta is not None:
                 await self._after_commit.make_good(partition, meta, recorded)
 
