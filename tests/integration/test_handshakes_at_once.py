@@ -347,6 +347,7 @@ class TestDecision:
         assert isinstance(await ask(settings, redis_store).run(), Opened)
         users = await record.fetch("SELECT user_id FROM orphans")
         assert [row["user_id"] for row in users] == ["alone"]
+        assert [entry_id for entry_id, _ in await valkey.xrange(OUTBOX)] == ["4-11"]
 
     async def test_a_new_epoch_is_greater_than_any_in_the_outbox(
         self, settings: Settings, record: Record, redis_store: RedisStore, valkey: Client
