@@ -1,12 +1,14 @@
 """The lists of mutants can be run, and leave no rule of the protocol out: see tests/mutants."""
 
+import signal
+import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.mutants.lists import Mutant, mistakes, read
-from tests.mutants.trial import Told, judge
+from tests.mutants.trial import Told, end_all_in, judge
 
 RULES = range(1, 26)
 
@@ -105,3 +107,23 @@ def test_only_a_test_that_ran_and_failed_has_caught_a_mutant(
 ) -> None:
     """What cannot be collected or is no code does not count; to hang does where it is stated."""
     assert judge(_changed(hangs_s=hangs_s), Told(code, "test_it", text, 1.0)).caught == is_caught
+
+
+def test_whatever_still_works_in_a_trial_is_ended(tmp_path: Path) -> None:
+    """Also what is stopped, or has a session of its own; not what works elsewhere."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    processes = []
+    for directory in (inside / "data", outside):
+        directory.mkdir(parents=True)
+        command = ("sleep", "60")
+        processes.append(subprocess.Popen(command, cwd=directory, start_new_session=True))
+    left, kept = processes
+    try:
+        left.send_signal(signal.SIGSTOP)
+        end_all_in(inside)
+        assert left.wait(timeout=10) == -signal.SIGINT
+        assert kept.poll() is None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
