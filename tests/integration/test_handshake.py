@@ -595,7 +595,7 @@ def _without_postgresql(redis_store: RedisStore) -> Handshake:
     async def refuse(_: int) -> Any:
         raise ConnectionRefusedError
 
-    sound = partial(assure, redis_store, partitions=1, durability="fsync", stated={})
+    sound = partial(assure, redis_store, partitions=1, durability="fsync", stated={}, room_bytes=0)
     return Handshake(0, redis_store, refuse, assure=sound)
 
 
