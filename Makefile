@@ -30,7 +30,7 @@ CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(
 CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(if $(PREFER),--prefer $(PREFER)) $(CROWD_HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help run demo test test-servers check bench loadtest lock clean
+.PHONY: docs help run demo test test-servers mutants check bench loadtest lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -55,6 +55,11 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
 	  $(BIN)/pytest -n $(JOBS) --dist loadfile -k "not fakeredis" tests/integration tests/lua tests/tls \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
+
+# Each on a Valkey and a PostgreSQL of its own; too many at once, and slowness looks like a catch.
+mutants: JOBS := 2
+mutants: .venv/.dev ## Take each check out of the code and see a test fail (NAME RULE JOBS)
+	$(BIN)/python -m tests.mutants --jobs $(JOBS) $(if $(NAME),--name "$(NAME)") $(if $(RULE),--rule $(RULE))
 
 check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/ruff format --check

@@ -201,7 +201,7 @@ class Writer:
         log.warning("entries do not follow the record", partition=partition, why=str(error))
         at = await ledger.cursor(partition)
         if at < self._committed[partition]:
-            return await self._shake_hands(partition, seen=self._committed[partition])
+            return await self._look_around(ledger)
         again = self._broken.get(partition) == at
         self._broken[partition] = at
         self._committed[partition] = at
@@ -240,10 +240,10 @@ class Writer:
             self._compared.add(partition)
             if wrong:
                 log.warning("the stores disagree", partition=partition, why=wrong)
-                await self._shake_hands(partition, seen=max(recorded, committed))
-                if partition in self._committed:  # a replay may have moved P
-                    at = await ledger.cursor(partition)
-                    self._committed[partition] = max(at, self._committed[partition])
+                sound = recorded >= committed  # to those who were not told of what is gone, it is
+                await self._shake_hands(partition, seen=max(recorded, committed), adopt=sound)
+                if partition not in self._held:  # a replay may have moved P, or P is behind
+                    self._committed[partition] = await ledger.cursor(partition)
             elif meta is not None:
                 await self._after_commit.make_good(partition, meta, recorded)
 

@@ -11,8 +11,11 @@ import pytest
 from service.app import Worker
 from service.engine import Engine
 from service.errors import Problem
+from service.handshake import Handshake, Opened
 from service.keys import event_keys, partition_keys
 from service.ledger import Ledger
+from service.lineage import Position
+from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores
@@ -20,7 +23,7 @@ from tests.integration.conftest import eventually, writing
 from tests.proxy import Proxy, proxied
 from tests.servers import Servers
 
-META, _, OUTBOX = partition_keys(0)
+META, CALLS, OUTBOX = partition_keys(0)
 
 
 @pytest.fixture
@@ -93,6 +96,32 @@ class TestOneEffect:
         with pytest.raises(Problem) as caught:
             await engine.user(event.event_id, "late")
         assert caught.value.code == "not_booked"
+
+    async def test_a_call_that_may_have_run_is_not_sent_again_across_an_epoch(
+        self,
+        proxied_engine: tuple[Proxy, Engine],
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Its number is forgotten there: 503 `outcome_unknown`, and the client's repeat finds."""
+        proxy, engine = proxied_engine
+        event = await engine.initialize("Event Name", 5)
+        attempt = Partition._attempt
+
+        async def restarting(*arguments: Any) -> list[str] | None:
+            reply = await attempt(*arguments)
+            if reply is None:
+                monkeypatch.undo()
+                await valkey.script_flush()
+            return reply
+
+        monkeypatch.setattr(Partition, "_attempt", restarting)
+        proxy.lose_the_next_reply_to(b":book")
+        with pytest.raises(Problem) as caught:
+            await engine.book(event.event_id, "a")
+        assert caught.value.code == "outcome_unknown"
+        again = await engine.book(event.event_id, "a")
+        assert (again.status, again.new, again.at.epoch) == ("booked", False, 1 + 1)
 
     async def test_a_redis_that_freezes_for_a_moment_loses_nothing(
         self, engine: Engine, frozen_valkey: Any
@@ -167,6 +196,67 @@ class TestOneEffect:
         assert set(codes) <= {"overloaded", "unavailable", "outcome_unknown"}
 
 
+class TestWorkers:
+    """What a worker does at its start, and when others move on."""
+
+    async def test_a_worker_that_is_fenced_goes_on_in_the_new_epoch(
+        self, engine: Engine, handshake: Handshake
+    ) -> None:
+        """Its scripts are still there; the epoch is another's. One that was refused is repeated."""
+        event = await engine.initialize("Event Name", 5)
+        assert await handshake.run(Position(1, 99)) == Opened(2)
+        booking = await engine.book(event.event_id, "a")
+        assert (booking.status, booking.at.epoch) == ("booked", 2)
+
+    async def test_a_worker_whose_scripts_are_gone_goes_on_in_a_new_epoch(
+        self, engine: Engine, valkey: Client
+    ) -> None:
+        """NOSCRIPT, as after a restart: a change and a read each find it."""
+        event = await engine.initialize("Event Name", 5)
+        await valkey.script_flush()
+        assert (await engine.book(event.event_id, "a")).at.epoch == 2
+        await valkey.script_flush()
+        assert (await engine.event(event.event_id)).available == 4
+        assert await valkey.hget(META, "epoch") == "3"
+
+    async def test_a_worker_whose_redis_is_empty_goes_on_in_a_new_epoch(
+        self, engine: Engine, valkey: Client
+    ) -> None:
+        """UNINIT, as after a FLUSHALL: nothing had been sold."""
+        await engine.ready()
+        await valkey.flushall()
+        assert (await engine.initialize("Event Name", 5)).available == 5
+        assert await valkey.hget(META, "epoch") == "2"
+
+    async def test_two_workers_of_one_process_have_calls_of_their_own(
+        self, settings: Settings, engine: Engine
+    ) -> None:
+        """Each is random: nobody gets the reply to another's first call."""
+        event = await engine.initialize("Event Name", 5)
+        async with Worker(settings) as other:
+            mine = await engine.book(event.event_id, "a")
+            theirs = await other.book(event.event_id, "b")
+        assert (mine.at.seq, theirs.at.seq) == (3, 4)
+
+    async def test_a_start_forgets_callers_that_are_long_gone(
+        self, settings: Settings, engine: Engine, valkey: Client
+    ) -> None:
+        """Those of the last hour stay."""
+        event = await engine.initialize("Event Name", 5)
+        await engine.book(event.event_id, "a")
+        now, _ = await valkey.time()
+        old = (now - 3601) * 1_000_000
+        await valkey.hset(CALLS, "gone:book", f"4 {old} OK 1 5 {old} -")
+        async with Worker(settings) as fresh:
+            await fresh.ready()
+
+            async def forgotten() -> bool:
+                return not await valkey.hexists(CALLS, "gone:book")
+
+            await eventually(forgotten)
+        assert await valkey.hlen(CALLS) == 2
+
+
 class TestEvents:
     """How an event comes into Redis, and what is said of one that is none."""
 
@@ -193,6 +283,19 @@ class TestEvents:
         with pytest.raises(Problem) as caught:
             await engine.book(event_id, "1")
         assert caught.value.code == "event_not_found"
+
+    async def test_a_miss_does_not_hide_an_event_that_is_opened(
+        self, engine: Engine, record: Record
+    ) -> None:
+        """Redis is asked first: what is remembered of an id saves PostgreSQL a question alone."""
+        next_id = 1 + await record.fetchval(
+            "SELECT last_value FROM events_id_seq WHERE is_called UNION ALL SELECT 0 LIMIT 1"
+        )
+        with pytest.raises(Problem):
+            await engine.event(next_id)
+        event = await engine.initialize("Event Name", 1)
+        assert event.event_id == next_id
+        assert (await engine.event(next_id)).available == 1
 
     async def test_an_id_that_redis_knows_already_is_drawn_again(
         self, engine: Engine, record: Record
@@ -276,6 +379,37 @@ class TestEvents:
             with pytest.raises(Problem) as caught:
                 await partition.once("load_event", keys, arguments, deadline, epoch=2)
             assert caught.value.code == "unavailable"
+
+    @pytest.mark.usefixtures("writer")
+    async def test_an_event_is_of_one_moment(
+        self,
+        engine: Engine,
+        redis_store: RedisStore,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """What is committed between its row and its users is in neither."""
+        event = await engine.initialize("Event Name", 5)
+        await engine.book(event.event_id, "a")
+        await _all_recorded(record, redis_store)
+        await valkey.flushall()
+        users = Ledger.users
+
+        async def late(self: Ledger, event_id: int, *, count: int) -> AsyncIterator[Any]:
+            monkeypatch.undo()
+            async with record.transaction():
+                await record.execute("UPDATE events SET sold = 2")
+                await record.execute(
+                    "INSERT INTO bookings (event_id, user_id, status, seq, updated_at)"
+                    " VALUES ($1, 'b', 'booked', 99, now())",
+                    event_id,
+                )
+            async for page in users(self, event_id, count=count):
+                yield page
+
+        monkeypatch.setattr(Ledger, "users", late)
+        assert (await engine.event(event.event_id)).available == 4
 
     @pytest.mark.usefixtures("stores")
     async def test_loads_that_wait_for_the_writer_keep_nobody_from_the_record(

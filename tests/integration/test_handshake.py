@@ -1,6 +1,7 @@
 """The handshake on real stores: each verdict, adoption, resumption, and death at every step."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -187,6 +188,18 @@ class TestVerdicts:
             await engine.book(event_id, "8")
         assert caught.value.code == "outcome_unknown"
         assert (await engine.book(event_id, "8")).position == 5
+
+    async def test_what_a_worker_has_seen_is_what_it_asks_the_handshake_for(
+        self, engine: Engine, copies: "Copies", record: Record
+    ) -> None:
+        """Nothing on record that tells: without its word the old copy would be adopted."""
+        event_id = await sell(engine, users=2)
+        await copies.take()
+        await engine.book(event_id, "3")
+        await copies.restore()
+        with contextlib.suppress(Problem):
+            await engine.event(event_id)
+        assert len(await epochs(record)) == 2
 
     @pytest.mark.usefixtures("writer")
     async def test_a_redis_of_an_older_epoch_is_rebuilt_and_its_own_changes_are_kept_aside(

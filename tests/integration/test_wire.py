@@ -274,13 +274,17 @@ async def test_a_server_that_says_nothing_is_not_executed(socket: Path) -> None:
     assert b"INCR" not in b"".join(heard)
 
 
-async def test_a_server_that_loads_is_not_executed(socket: Path) -> None:
-    """It refuses the greeting, so that no command is sent to it."""
+@pytest.mark.parametrize("takes", [(), ("HELLO", "AUTH", "CLIENT", "SELECT")], ids=str)
+async def test_a_server_that_loads_is_not_executed(socket: Path, takes: tuple[str, ...]) -> None:
+    """It refuses the greeting or, as Redis does, what follows it: no command is sent to it."""
     heard: list[str] = []
 
     async def load(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while command := await words(reader):
             heard.append(command[0])
+            if command[0] in takes:
+                writer.write(b"+OK\r\n")
+                continue
             writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
 
     async with served(socket, load, greets=False) as wire:

@@ -8,10 +8,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from redis.exceptions import NoScriptError
 
 from service import ledger, outbox
 from service.after_commit import AfterCommit
 from service.app import Worker, make_writer
+from service.applying import apply
 from service.engine import Engine
 from service.errors import CorruptEntryError, LineageError, Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened
@@ -22,6 +24,7 @@ from service.lineage import Position
 from service.outbox import Change
 from service.record import Application, chain, to_microseconds
 from service.redis_store import RedisStore
+from service.scripts import serving_scripts
 from service.settings import Settings
 from service.vitals import look
 from service.writer import Writer
@@ -187,6 +190,125 @@ class TestRecording:
         await check_record(record, valkey, event_id)
 
 
+class TestCursor:
+    """The cursor row decides who may apply."""
+
+    async def test_of_two_who_apply_the_same_one_finds_that_it_does_not_follow(
+        self, engine: Engine, redis_store: RedisStore, stores: Stores, record: Record
+    ) -> None:
+        """The second waits for the first, and then sees where the cursor stands."""
+        await changed(engine)
+        read = await redis_store.read_outboxes({0: Position(0, 0)}, block_ms=0, count=100)
+        entries = [outbox.decode(*entry) for entry in read[0]]
+        one = await ledger.connect(stores.postgresql_url, purpose="test")
+        other = await ledger.connect(stores.postgresql_url, purpose="test")
+
+        async def apply_too() -> None:
+            async with other, other.applying([0]) as application:
+                await apply(application, 0, entries)
+
+        async with one, one.applying([0]) as application:
+            await apply(application, 0, entries)
+            second = asyncio.create_task(apply_too())
+            await eventually(lambda: _waits_for_a_lock(record))
+        with pytest.raises(LineageError, match="do not follow"):
+            await second
+        count = sum(len(entry.changes) for entry in entries)
+        assert await record.fetchval("SELECT count(*) FROM journal") == count
+
+    async def test_cursors_are_locked_in_ascending_order(
+        self, stores: Stores, redis_store: RedisStore, record: Record
+    ) -> None:
+        """However the rows lie and whoever asks: two writers of two partitions cannot deadlock."""
+        settings = Settings(
+            redis_url=stores.redis_url, database_url=stores.postgresql_url, partitions=2
+        )
+        for one in make_handshakes(settings, redis_store, "test").values():
+            assert await one.run() == Opened(1)
+        await record.execute("UPDATE cursors SET updated_at = now() WHERE partition = 0")
+        database = await record.fetchval("SELECT current_database()")
+        for way in ("enable_indexscan", "enable_bitmapscan"):  # those would be in order by chance
+            await record.execute(f'ALTER DATABASE "{database}" SET {way} = off')
+        connection = await ledger.connect(stores.postgresql_url, purpose="test")
+
+        async def lock_both() -> None:
+            async with connection, connection.applying([1, 0]):
+                pass
+
+        lock = "SELECT FROM cursors WHERE partition = $1 FOR UPDATE NOWAIT"
+        async with record.transaction():
+            await record.execute(lock, 0)
+            task = asyncio.create_task(lock_both())
+            await eventually(lambda: _waits_for_a_lock(record))
+            await record.execute(lock, 1)
+        await task
+
+
+class TestLookingAround:
+    """A writer notices by itself, without a worker, that the stores do not agree any more."""
+
+    @pytest.mark.parametrize("fault", ["wiped", "behind"])
+    async def test_a_redis_that_lost_changes_is_rebuilt(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+        fault: str,
+    ) -> None:
+        """Nothing in it, or R below P."""
+        async with writing(settings):
+            await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+            seq = int(await valkey.hget(META, "seq"))
+            if fault == "wiped":
+                await valkey.flushall()
+            else:
+                await valkey.hset(META, mapping={"seq": seq - 3, "recorded": seq - 3})
+            await eventually(lambda: _is_rebuilt(record, seq))
+
+    async def test_a_record_with_less_than_it_committed_is_compared(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Also where Redis was never told of what is gone; then it goes on from what is there."""
+
+        async def fail(*_: Any) -> bool:
+            raise ConnectionError
+
+        monkeypatch.setattr(RedisStore, "raise_watermark", fail)
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+            held = await record.fetch("SELECT * FROM cursors")
+            for user in ("gone", "too"):
+                await engine.book(event_id, user)
+            await eventually(lambda: is_recorded(record, valkey))
+            await _take_back(record, held[0]["seq"], held[0]["head"], event_id)
+            await eventually(lambda: _is_continued(record))
+            await engine.book(event_id, "later")
+            await eventually(lambda: is_recorded(record, valkey))
+        await check_record(record, valkey, event_id)
+
+    async def test_a_handshake_that_nobody_finished_is_finished(
+        self, settings: Settings, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """A partition that somebody closed and left."""
+        await changed(engine)
+        await valkey.hset(META, mapping={"open": "0", "next": "2 gone"})
+        async with writing(settings):
+            await eventually(lambda: is_recorded(record, valkey))
+
+            async def is_open() -> bool:
+                return bool(await valkey.hget(META, "open") == "1")
+
+            await eventually(is_open)
+
+
 class TestDeath:
     """Killed at each named point, the next writer goes on where the record ends."""
 
@@ -220,6 +342,17 @@ class TestDeath:
         async with writing(settings):
             await eventually(lambda: is_recorded(record, valkey))
         await check_record(record, valkey, event_id)
+
+    async def test_the_watermark_of_a_redis_that_was_restarted_loads_no_script(
+        self, redis_store: RedisStore, handshake: Handshake, valkey: Client
+    ) -> None:
+        """What is missing is what tells of the restart: the handshake alone brings it back."""
+        assert await handshake.run() == Opened(1)
+        await valkey.script_flush()
+        with pytest.raises(NoScriptError):
+            await redis_store.raise_watermark(0, Position(1, 1))
+        shas = [script.sha for script in serving_scripts(0, 1).values()]
+        assert not any(await valkey.script_exists(*shas))
 
     async def test_a_watermark_that_fails_is_no_failure_of_the_transaction(
         self,
@@ -321,6 +454,39 @@ class TestRefusal:
             with pytest.raises(LineageError, match="do not follow"):
                 await writer._commit(connection, {0: held})
         assert await record.fetchval("SELECT count(*) FROM journal WHERE user_id = 'lost'") == 0
+
+    async def test_entries_held_over_two_handshakes_do_not_slip_in(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        stores: Stores,
+        record: Record,
+        valkey: Client,
+    ) -> None:
+        """The newest epoch begins behind them, the one between before them: the least counts."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            await eventually(lambda: is_recorded(record, valkey))
+        seq = int(await valkey.hget(META, "seq"))
+        await self._forge(valkey, 0, f"booked {event_id} held")
+        read = await redis_store.read_outboxes({0: Position(1, seq)}, block_ms=0, count=10)
+        held = [outbox.decode(*entry) for entry in read[0]]
+        await valkey.flushall()
+        await engine.ready()
+        await engine.initialize("In epoch 2", 1)
+        await valkey.script_flush()
+        await engine.ready()
+        begins = await record.fetch("SELECT beginning FROM epochs ORDER BY epoch")
+        assert [row["beginning"] for row in begins] == [0, seq, seq + 2]
+        assert (held[0].first, held[0].last) == (seq + 1, Position(1, seq + 1))
+        writer = make_writer(settings, redis_store)
+        async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+            with pytest.raises(LineageError, match="do not follow"):
+                await writer._commit(connection, {0: held})
+        async with writing(settings):
+            await eventually(lambda: is_recorded(record, valkey))
+        assert await record.fetchval("SELECT count(*) FROM journal WHERE user_id = 'held'") == 0
 
     async def test_a_change_that_postgresql_refuses_stops_its_partition_and_no_other(
         self, stores: Stores, valkey: Client, record: Record, caplog: pytest.LogCaptureFixture
@@ -546,6 +712,64 @@ class TestTrimming:
                 await eventually(lambda: is_recorded(record, valkey))
         await check_record(record, valkey, event_id)
 
+    async def test_a_retained_tail_reaches_back_into_older_epochs(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        stores: Stores,
+        record: Record,
+        valkey: Client,
+    ) -> None:
+        """Ids compare the epoch first: what is kept begins at the id it has in its own epoch."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            for user in range(100, 160):
+                await engine.book(event_id, str(user))
+            await valkey.script_flush()
+            await engine.ready()
+            await engine.book(event_id, "later")
+            await eventually(lambda: is_recorded(record, valkey))
+        last = Position(2, int(await valkey.hget(META, "seq")))
+        before = await valkey.xlen(OUTBOX)
+        used, _ = await redis_store.outbox_size(0)
+        after = AfterCommit(redis_store, retained_bytes=used // 2, clock=lambda: 0.0)
+        async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+            await after.run(connection, {0: last}, [0])
+        assert before // 3 < await valkey.xlen(OUTBOX) < before
+        first = (await valkey.xrange(OUTBOX, count=1))[0]
+        assert first[0].startswith("1-")
+        assert last.seq // 3 < int(first[1]["first"]) < last.seq
+
+    async def test_a_watermark_that_fails_keeps_no_outbox_from_its_trim(
+        self,
+        settings: Settings,
+        engine: Engine,
+        redis_store: RedisStore,
+        stores: Stores,
+        record: Record,
+        valkey: Client,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Each step after a commit is by itself, and raises nothing."""
+        async with writing(settings):
+            event_id = await changed(engine)
+            for user in range(100, 160):
+                await engine.book(event_id, str(user))
+            await eventually(lambda: is_recorded(record, valkey))
+        last = Position(1, int(await valkey.hget(META, "seq")))
+        before = await valkey.xlen(OUTBOX)
+        used, _ = await redis_store.outbox_size(0)
+
+        async def fail(*_: Any) -> bool:
+            raise ConnectionError
+
+        monkeypatch.setattr(redis_store, "raise_watermark", fail)
+        after = AfterCommit(redis_store, retained_bytes=used // 2, clock=lambda: 0.0)
+        async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
+            await after.run(connection, {0: last}, [0])
+        assert 0 < await valkey.xlen(OUTBOX) < before
+
     async def test_an_entry_that_cannot_be_read_trims_nothing_and_fails_nothing(
         self, stores: Stores, redis_store: RedisStore, valkey: Client, handshake: Handshake
     ) -> None:
@@ -666,6 +890,36 @@ def _arm(patched: pytest.MonkeyPatch, point: str) -> None:
         patched.setattr(Application, "_counters", die)
     if point == "before the watermark":
         patched.setattr(RedisStore, "raise_watermark", die)
+
+
+async def _waits_for_a_lock(record: Record) -> bool:
+    return bool(
+        await record.fetchval(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
+
+
+async def _is_rebuilt(record: Record, seq: int) -> bool:
+    newest = await record.fetchrow("SELECT * FROM epochs ORDER BY epoch DESC LIMIT 1")
+    return newest is not None and (newest["verdict"], newest["beginning"]) == ("rebuild", seq)
+
+
+async def _is_continued(record: Record) -> bool:
+    return bool(await record.fetchval("SELECT verdict FROM epochs WHERE epoch = 2") == "continue")
+
+
+async def _take_back(record: Record, seq: int, head: bytes, event_id: int) -> None:
+    """Take the last waiters of an event from the record, as if they had never been committed."""
+    async with record.transaction():
+        await record.execute("UPDATE cursors SET seq = $1, head = $2", seq, head)
+        gone = await record.fetch("DELETE FROM journal WHERE seq > $1 RETURNING kind", seq)
+        assert [row["kind"] for row in gone] == ["waiting"] * len(gone)
+        await record.execute("DELETE FROM bookings WHERE seq > $1", seq)
+        await record.execute(
+            "UPDATE events SET waiting = waiting - $1 WHERE id = $2", len(gone), event_id
+        )
 
 
 async def _cursor_is(record: Record, partition: int, seq: int) -> bool:

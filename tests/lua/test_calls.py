@@ -155,6 +155,15 @@ def test_a_call_that_changed_nothing_is_remembered(sold: Partition) -> None:
     assert sold.states(1)["x"][0] == "waiting"
 
 
+def test_a_booking_that_changed_nothing_is_remembered(sold: Partition) -> None:
+    """Sent again after somebody cancelled for this user, it books nobody."""
+    first = sold.book((1, "a"), worker="w1", number=3)
+    assert outcomes(first) == ["ALREADY_BOOKED"]
+    sold.cancel((1, "a"), worker="w2")
+    assert sold.book((1, "a"), worker="w1", number=3).items == first.items
+    assert sold.states(1)["a"][0] == "cancelled"
+
+
 def test_a_repeat_is_answered_past_its_time(sold: Partition) -> None:
     """What has run is told also when it would be too late to run."""
     first = sold.cancel((1, "a"), number=7)

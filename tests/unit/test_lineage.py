@@ -94,6 +94,7 @@ def test_a_position_is_held_between_its_epochs_ends(
         (CALM, (1, 10), 11, (5, 21), False),
         # Never back, never into an epoch that is not on record.
         (CALM, (2, 11), 12, (1, 12), False),
+        (CALM, (5, 10), 11, (2, 11), False),
         (CALM, (1, 10), 11, (3, 11), False),
         (CALM, (5, 30), 31, (6, 31), False),
         # The first of all.
