@@ -11,13 +11,12 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from functools import partial
 
 import structlog
 import uvicorn
 import uvloop
-from prometheus_client import Counter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -26,16 +25,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import documentation, ledger, room
-from service.assurance import assure, sound
+from service.assurance import sound
 from service.bodies import problem_answer
 from service.engine import Engine
-from service.errors import PROBLEMS, ConfigurationError, Problem
+from service.errors import PROBLEMS, Problem
 from service.exposition import Exposition
 from service.handlers import Handlers
-from service.handshake import Handshake
+from service.handshakes import make_handshakes, urls_of
 from service.http1 import Http1
 from service.lanes import Bounds
-from service.ledger import Ledger, LedgerPool
+from service.ledger import LedgerPool
 from service.listener import bind, inherited
 from service.metrics import Metrics, shared
 from service.partition import Partition
@@ -47,6 +46,7 @@ from service.wakeups import Wakeups
 from service.watermark import Watermarks
 from service.welcome import onsale_version
 from service.wire import Wire
+from service.witness import Witness, prepare
 from service.writer import Writer
 
 log = structlog.stdlib.get_logger("onsale")
@@ -63,11 +63,14 @@ class Worker:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         """Wire it; nothing is connected before `start`."""
-        redis_url, postgresql_url = _urls(settings)
+        redis_url, postgresql_url = urls_of(settings)
         metrics = metrics or Metrics()
         self._redis = RedisStore(redis_url)
         self._ledgers = LedgerPool(postgresql_url)
-        handshakes = make_handshakes(settings, self._redis, "api", metrics)
+        self._witness = Witness(settings.answered_directory, settings.role or "api")
+        handshakes = make_handshakes(
+            settings, self._redis, "api", metrics, answered=self._witness.answered
+        )
         self._wires = {number: Wire(redis_url) for number in handshakes}
         worker = secrets.token_hex(8)
         self.partitions = [
@@ -88,18 +91,26 @@ class Worker:
             metrics=metrics,
         )
         self.engine = Engine(
-            self.partitions, self._ledgers, bounds, metrics, watermarks, settings.durability
+            self.partitions,
+            self._ledgers,
+            bounds,
+            metrics,
+            watermarks,
+            settings.durability,
+            self._witness.note,
         )
         self.look = partial(look, self._redis, self._ledgers, settings.partitions)
 
     async def __aenter__(self) -> Engine:
-        """Begin to open all partitions, in the background."""
+        """Begin to open all partitions, in the background. Raises ConfigurationError."""
+        self._witness.open()
         self.engine.start()
         return self.engine
 
     async def __aexit__(self, *_: object) -> None:
         """End what runs and close all connections."""
         await self.engine.stop()
+        await self._witness.close()
         for wire in self._wires.values():
             await wire.close()
         await self._redis.aclose()
@@ -147,8 +158,9 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
 def serve_api(settings: Settings, fd: int | None) -> None:
     """Serve the API until SIGTERM or SIGINT; on an inherited listening socket, or on one's own.
 
-    Raises AddressError when the address cannot be had.
+    Raises AddressError when the address cannot be had, ConfigurationError.
     """
+    prepare(settings.answered_directory)
     metrics = shared(settings.metrics_directory, settings.role or "api")
     config = uvicorn.Config(
         make_app(settings, metrics),
@@ -180,7 +192,7 @@ def run_writer(settings: Settings) -> None:
 
 
 async def _write(settings: Settings) -> bool:
-    redis = RedisStore(_urls(settings)[0])
+    redis = RedisStore(urls_of(settings)[0])
     metrics = shared(settings.metrics_directory, settings.role or "writer")
     writer = make_writer(settings, redis, metrics)
     task = asyncio.ensure_future(writer.run())
@@ -209,7 +221,7 @@ async def _write(settings: Settings) -> bool:
 
 def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None = None) -> Writer:
     """Return a writer of all partitions, on real stores and the real clock."""
-    postgresql_url = _urls(settings)[1]
+    postgresql_url = urls_of(settings)[1]
     metrics = metrics or Metrics()
     return Writer(
         redis,
@@ -220,50 +232,6 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
         clock=time.monotonic,
         metrics=metrics,
     )
-
-
-def make_handshakes(
-    settings: Settings, redis: RedisStore, role: str, metrics: Metrics | None = None
-) -> dict[int, Handshake]:
-    """Return the handshake of each partition, in order."""
-    postgresql_url = _urls(settings)[1]
-    counter = (metrics or Metrics()).handshakes
-
-    def connect(idle_s: int) -> Awaitable[Ledger]:
-        return ledger.connect(
-            postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
-        )
-
-    assured = partial(
-        assure,
-        redis,
-        partitions=settings.partitions,
-        durability=settings.durability,
-        stated=settings.stated_redis_configuration,
-        room_bytes=room.room_bytes(settings),
-    )
-
-    return {
-        number: Handshake(
-            number,
-            redis,
-            connect,
-            assure=assured,
-            count=partial(_count, counter, number),
-        )
-        for number in range(settings.partitions)
-    }
-
-
-def _count(handshakes: Counter, partition: int, result: str) -> None:
-    handshakes.labels(str(partition), result).inc()
-
-
-def _urls(settings: Settings) -> tuple[str, str]:
-    if settings.own_redis_url is None or settings.postgresql_url is None:
-        msg = "REDIS_URL and DATABASE_URL must say where the stores are; `onsale up` brings its own"
-        raise ConfigurationError(msg)
-    return settings.own_redis_url, settings.postgresql_url
 
 
 def _exact_paths(router: Router) -> None:

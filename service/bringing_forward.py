@@ -8,7 +8,7 @@ anywhere leaves a record that is whole up to its cursor: the next handshake comp
 only read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import structlog
@@ -32,15 +32,25 @@ class BringingForward:
     """Brings one partition's record forward to R. `changes` counts what it has put on record."""
 
     def __init__(
-        self, partition: int, redis: RedisStore, ledger: Ledger, closed: Closed, touch: Touch
+        self,
+        partition: int,
+        redis: RedisStore,
+        ledger: Ledger,
+        closed: Closed,
+        touch: Touch,
+        progress: Callable[[int, int], None] = lambda _, __: None,
     ) -> None:
-        """`ledger` is the session that holds the handshake's lock."""
+        """`ledger` is the session that holds the handshake's lock.
+
+        `progress` is told how many changes are on record, and of how many.
+        """
         self.changes = 0
         self._partition = partition
         self._redis = redis
         self._ledger = ledger
         self._closed = closed
         self._touch = touch
+        self._progress = progress
         self._at = NOWHERE
 
     async def run(self) -> None:
@@ -56,6 +66,17 @@ class BringingForward:
             after=self._at.entry_id,
             upto=self._closed.last.entry_id,
         )
+        await self._apply_all()
+
+    async def finish(self) -> None:
+        """Put on record what the writer has not come to yet, of a record that is Redis's own.
+
+        May be repeated, and cut off anywhere. Raises what `run` raises.
+        """
+        self._at = await self._ledger.cursor(self._partition)
+        await self._apply_all()
+
+    async def _apply_all(self) -> None:
         while self._at < self._closed.last:
             before = self._at
             try:
@@ -133,6 +154,17 @@ class BringingForward:
             )
             self._at = await apply(application, self._partition, batch)
         self.changes += sum(len(entry.changes) for entry in batch)
+        self._progress(self.changes, self.changes + self._closed.last.seq - self._at.seq)
+
+
+async def flaw_of_record(ledger: Ledger, partition: int) -> str:
+    """Return why a record is not of one piece, empty for one that is."""
+    try:
+        async with ledger.applying([partition]) as application:
+            await _end_of_record(application, partition)
+    except LineageError as error:
+        return str(error)
+    return ""
 
 
 def _cursor(application: Application, partition: int) -> Position:

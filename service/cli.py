@@ -8,8 +8,9 @@ import sys
 
 import click
 
+from service.deciding import COMMANDS as DECIDING
 from service.listener import AddressError
-from service.operating import COMMANDS
+from service.operating import COMMANDS as OPERATING
 from service.rundir import AlreadyRunningError
 from service.terminal import Commands, Failure, log_to_stderr, read_settings
 from service.welcome import onsale_version
@@ -82,5 +83,5 @@ def writer() -> None:
     run_writer(settings)
 
 
-for _command in COMMANDS:
+for _command in (*OPERATING, *DECIDING):
     main.add_command(_command)

@@ -3,6 +3,7 @@
 An event that Redis does not know is loaded from the record, and the script asked again; nothing is
 ever answered from this worker's memory. Where an answer waits for the record, what it promises is
 what was reached in the request's time, never what was asked for.
+What was answered is noted for the third witness.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ from service.lanes import (
     UserState,
 )
 from service.ledger import UNAVAILABLE, LedgerPool
+from service.lineage import Position
 from service.loader import Loader
 from service.metrics import Metrics
 from service.partition import Partition
@@ -51,16 +53,19 @@ class Engine:
         metrics: Metrics,
         watermarks: Watermarks,
         durability: Durability,
+        note: Callable[[int, Position], None],
     ) -> None:
         """Take the partitions in order, and the bounds of their lanes.
 
         `durability` is the least that an answer to a change waits for.
+        `note` is told the partition and the position of every change that is answered.
         """
         self._partitions = partitions
         self._ledgers = ledgers
         self._watermarks = watermarks
         self._durability = durability
         self._deadline_s = bounds.deadline_s
+        self._note = note
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
 
@@ -150,13 +155,16 @@ class Engine:
     ) -> Given:
         """Say how far an answer reaches: the one way out for whatever names a change's position.
 
-        Raises nothing any more, since the change has been made.
+        What is promised is noted as answered (H): not what is pending, nor a read that merely saw
+        R. Raises nothing any more, since the change has been made.
         """
+        number = partition_of(event_id, len(self._partitions))
         reached: Reached = self._durability
         if awaited:
-            number = partition_of(event_id, len(self._partitions))
             recorded = await self._watermarks.reached(number, answer.at, deadline)
             reached = "recorded" if recorded else "none"
+        if reached != "none":
+            self._note(number, answer.at)
         return answer if answer.durability == reached else replace(answer, durability=reached)
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:

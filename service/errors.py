@@ -75,3 +75,11 @@ class LineageError(Exception):
 
 class RefusedChangeError(Exception):
     """A change that PostgreSQL refuses for what it says, so that no repeat can help."""
+
+
+class UnreadableWitnessError(Exception):
+    """A file that says what was answered, and cannot be read: what was answered is not known."""
+
+    def __init__(self, path: object, why: str) -> None:
+        """Name the file."""
+        super().__init__(f"what was answered cannot be told: {path}: {why}")

@@ -6,7 +6,6 @@ killed one left it. Knows nothing of tickets: whoever counts brings the words.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -22,13 +21,14 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
+from service.slots import lock_slot, take_slot
+
 log = structlog.stdlib.get_logger("onsale.metrics")
 
 _REQUEST_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
 _CALL_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 4.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CHANGES = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384)
-_SLOTS_MAX = 256
 _FILES = ("counter", "histogram", "gauge_sum", "gauge_mostrecent")
 _FILE_BYTES = 256 << 10
 
@@ -150,7 +150,7 @@ class _Together(Collector):
         """Whether a file's numbers still stand: what waited in a process that is gone does not."""
         if not path.name.startswith("gauge_sum_"):
             return True
-        descriptor = _lock(self._directory, _slot_of(path))
+        descriptor = lock_slot(self._directory, _slot_of(path))
         if descriptor is not None:
             os.close(descriptor)
         return descriptor is None
@@ -189,7 +189,7 @@ def clear(directory: Path) -> None:
     directory = directory.expanduser()
     for slot in {_slot_of(path) for path in _files(directory)}:
         try:
-            descriptor = _lock(directory, slot)
+            descriptor = lock_slot(directory, slot)
             if descriptor is None:
                 continue
             for path in (
@@ -231,7 +231,7 @@ def _join(directory: Path, role: str) -> Path | None:
     try:
         directory = directory.expanduser().resolve()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        slot = _take_slot(directory, role)
+        slot, _ = take_slot(directory, role)  # held until the process ends
         for kind in _FILES:
             _prepare(directory / f"{kind}_{slot}.db")
     except OSError as error:
@@ -241,34 +241,6 @@ def _join(directory: Path, role: str) -> Path | None:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
     values.ValueClass = MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]
     return directory
-
-
-def _take_slot(directory: Path, role: str) -> str:
-    """Return a name that no living process has, the role's own if that is free.
-
-    The lock on it ends with the process.
-    """
-    for number in range(1, _SLOTS_MAX + 1):
-        slot = role if number == 1 else f"{role}.{number}"
-        if _lock(directory, slot) is not None:
-            return slot
-    msg = f"{_SLOTS_MAX} processes count as {role} already"
-    raise OSError(msg)
-
-
-def _lock(directory: Path, slot: str) -> int | None:
-    """Return a descriptor that holds the slot's lock, or None where another process does."""
-    path = directory / f"{slot}.lock"
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-        os.close(descriptor)  # `clear` has removed the file that was opened
 
 
 def _prepare(path: Path) -> None:

@@ -83,6 +83,7 @@ class Opening:
                 found=last.entry_id,
             )
             self.lost(serving)
+            self.start()  # before anybody else adopts it: what was answered here is known here
             return False
         self._seen = last
         return True

@@ -101,18 +101,29 @@ def demo(*, people: int, tickets: int, cancel: float) -> None:
 @click.command()
 @click.argument("event_ids", nargs=-1, type=_EVENT_ID, metavar="[EVENT_ID]...")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-def reconcile(event_ids: tuple[int, ...], *, as_json: bool) -> None:
+@click.option("--repair", is_flag=True, help="Show how a drift would be repaired.")
+@click.option("--apply", is_flag=True, help="With --repair: do it, and compare again.")
+def reconcile(event_ids: tuple[int, ...], *, as_json: bool, repair: bool, apply: bool) -> None:
     """Compare Redis with the record, user by user, while the sale is open.
 
-    All events, or those named. Changes that are in flight are taken into account. Writes nothing.
-    Exit 0: clean; 1: drift; 2: cannot tell.
+    All events, or those named. Changes that are in flight are taken into account. Writes nothing,
+    but with --repair --apply: then Redis is made anew from the record, where that holds. Exit 0:
+    clean; 1: drift; 2: cannot tell.
     """
+    if apply and not repair:
+        msg = "--apply belongs to --repair"
+        raise click.UsageError(msg)
     settings = read_settings()
     try:
         redis, postgresql = store_urls(settings)
     except NothingRunsError as error:
         raise ConfigurationError(str(error)) from None  # exit 2: it cannot tell
     log_to_stderr(settings, "reconcile")
+    if repair:
+        from service.repair import run  # noqa: PLC0415  # heavy
+
+        only = event_ids or None
+        sys.exit(run(settings, redis, postgresql, only, apply=apply, machine_readable=as_json))
     from service import reconcile_report  # noqa: PLC0415  # heavy
 
     code = reconcile_report.run(

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     """API processes that `onsale up` starts."""
 
     data_dir: Path = Path("data")
-    """Directory of the embedded stores, of logs and of what is known of the running service."""
+    """Directory of the embedded stores, of logs, of what was answered and of what runs."""
 
     redis_url: SecretStr | None = Field(None, validation_alias="REDIS_URL")
     """Redis or Valkey of your own: `redis://`, `rediss://` or `unix://`."""
@@ -168,6 +168,11 @@ class Settings(BaseSettings):
     def metrics_directory(self) -> Path:
         """Where the processes of one host count together."""
         return self.metrics_dir or self.data_dir / "run" / "metrics"
+
+    @property
+    def answered_directory(self) -> Path:
+        """Where this host's workers keep what they have answered; it outlives every process."""
+        return self.data_dir.expanduser() / "answered"
 
     @cached_property
     def postgresql_url(self) -> str | None:

@@ -10,9 +10,10 @@ from contextlib import aclosing
 
 import structlog
 
+from service import outbox
 from service.errors import CorruptEntryError
 from service.ledger import Ledger
-from service.lineage import Lineage, Position
+from service.lineage import NOWHERE, Lineage, Position
 from service.outbox import Change
 from service.redis_store import Closed, RedisStore
 
@@ -77,19 +78,24 @@ async def read_dropped(
 ) -> list[Change]:
     """Return what a rebuild would drop: what is beyond the record, or beyond its lineage.
 
-    An entry that cannot be read ends it.
+    An entry that cannot be read is named in the log, and passed over.
     """
     start = recorded
     if lineage.newest and 0 < closed.last.epoch < lineage.newest.epoch:
         ends = lineage.ends(closed.last.epoch)
         start = Position(closed.last.epoch, min(recorded.seq, ends or 0))
+    if lineage.begins(closed.last.epoch) is None:
+        start = NOWHERE  # of another life: ids do not say what comes after the record
     tail: list[Change] = []
-    try:
-        async for entry in redis.outbox_after(partition, start):
-            tail += entry.changes
+    while page := await redis.read_outboxes({partition: start}, block_ms=0, count=1_000):
+        for entry_id, fields in page[partition]:
+            try:
+                tail += outbox.decode(entry_id, fields).changes
+            except CorruptEntryError as error:
+                log.error(  # noqa: TRY400  # what is wrong with an entry needs no traceback
+                    "not kept with the orphans", partition=partition, why=str(error)
+                )
+            epoch, _, seq = entry_id.partition("-")
+            start = Position(int(epoch), int(seq))
             await touch()
-    except CorruptEntryError as error:
-        log.error(  # noqa: TRY400  # what is wrong with an entry needs no traceback
-            "not kept with the orphans", partition=partition, why=str(error)
-        )
     return tail

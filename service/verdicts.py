@@ -1,22 +1,29 @@
 """What a comparison of the two stores comes to. Pure; no I/O.
 
-Redis is never rebuilt from PostgreSQL when Redis knows of more on record than PostgreSQL has; and
-nothing is continued whose lineage or outbox is not whole.
+Redis is never rebuilt from PostgreSQL when Redis knows of more on record than PostgreSQL has,
+unless an operator has confirmed what is lost by it; nothing is continued whose lineage or outbox is
+not whole; and nothing begins that leaves out what was answered.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from service.lineage import NOWHERE, Epoch, Lineage, Position
+from service.losses import Loss, find_loss
 from service.redis_store import Closed, Meta
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a comparison came to. Without a beginning the partition stays closed."""
+    """What a comparison came to. Without a beginning the partition stays closed.
+
+    `loss` is what an operator may confirm; one that stays closed without cannot be confirmed.
+    """
 
     name: str
     beginning: Position | None
     reason: str
+    loss: Loss | None = None
 
 
 def promised_epoch(next_: str) -> int:
@@ -58,6 +65,7 @@ def decide(
             None,
             f"PostgreSQL went back: Redis knows {closed.recorded.entry_id} to be on record,"
             f" which ends at {recorded.entry_id}{_because(missing)}",
+            _beyond(recorded, max(closed.recorded, closed.last)),
         )
     if closed.last.epoch == 0 or closed.loading:
         if newest is not None:
@@ -70,6 +78,7 @@ def decide(
             "stay_closed",
             None,
             f"PostgreSQL does not know epoch {closed.last.epoch} of Redis{_because(missing)}",
+            _beyond(recorded, closed.last),
         )
     if newest.epoch != closed.last.epoch:
         return Verdict(
@@ -85,23 +94,76 @@ def decide(
             f" the record at {recorded.entry_id}",
         )
     if missing:
-        return Verdict("stay_closed", None, f"the outbox has a hole: {missing}")
+        return Verdict(
+            "stay_closed",
+            None,
+            f"the outbox has a hole: {missing}",
+            _beyond(recorded, closed.last),
+        )
     if replayed:
         return Verdict("replay", closed.last, replayed)
     return Verdict("continue", closed.last, "Redis has all that is on record, and the tail")
 
 
-def ordered(verdict: Verdict, wanted: str, reason: str, recorded: Position) -> Verdict:
+def allowed(verdict: Verdict, recorded: Position, confirmed: Iterable[Loss]) -> Verdict:
+    """Return what a verdict comes to where an operator has confirmed what is lost by going on."""
+    loss = verdict.loss
+    if loss is None or not any(known.covers(loss) for known in confirmed):
+        return verdict
+    return Verdict("rebuild", recorded, f"{verdict.reason}; the loss of {loss} was confirmed")
+
+
+def ordered(
+    verdict: Verdict, wanted: str, reason: str, recorded: Position, unfinished: str = ""
+) -> Verdict:
     """Return what an operator's order makes of a verdict.
 
     `wanted` is `rebuild`, `stay_closed`, or empty for whatever the comparison came to. Stores that
-    do not agree stay closed, whatever was ordered; what is begun has nothing to be rebuilt from.
+    do not agree stay closed, whatever was ordered; what is begun has nothing to be rebuilt from,
+    and what is not all on record is not thrown away: `unfinished` says why it is not.
     """
     if wanted == "stay_closed":
         return Verdict("stay_closed", None, reason)
-    if wanted == "rebuild" and verdict.name in ("continue", "replay", "rebuild"):
-        return Verdict("rebuild", recorded, reason)
-    return verdict
+    if wanted != "rebuild" or verdict.name not in ("continue", "replay", "rebuild"):
+        return verdict
+    if verdict.name != "rebuild" and verdict.beginning != recorded:
+        why = unfinished or f"the record ends at {recorded.entry_id}"
+        return replace(verdict, reason=f"{verdict.reason}; it was not rebuilt: {why}")
+    return Verdict("rebuild", recorded, reason)
+
+
+def witnessed(
+    verdict: Verdict,
+    number: int,
+    lineage: Lineage,
+    answered: Iterable[Position],
+    confirmed: Sequence[Loss],
+    partition: int,
+) -> Verdict:
+    """Hold a verdict against what was answered: an epoch that would leave any of it out is none."""
+    if verdict.beginning is None:
+        return verdict
+    epoch = Epoch(number, verdict.beginning.seq, verdict.beginning.epoch, verdict.name)
+    loss = find_loss(answered, lineage, begins=epoch, confirmed=confirmed)
+    if loss is None:
+        return verdict
+    why = f"both stores end at {verdict.beginning.entry_id}"
+    if verdict.name == "rebuild":
+        why = verdict.reason
+    elif verdict.name != "begin":
+        why = f"Redis ends at {verdict.beginning.entry_id}"
+    return Verdict(
+        "stay_closed",
+        None,
+        f"partition {partition}: answers were lost: changes {loss} were answered and are not on"
+        f" record; {why}; `onsale confirm-loss` shows what can be done",
+        loss,
+    )
+
+
+def _beyond(recorded: Position, last: Position) -> Loss:
+    """Return what goes beyond the record, of a Redis that the record does not lead to."""
+    return Loss(last.epoch, min(recorded.seq + 1, last.seq), last.seq)
 
 
 def _because(missing: str) -> str:

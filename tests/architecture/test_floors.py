@@ -11,8 +11,11 @@ import pytest
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("words", "__init__ errors models settings keys lineage resources store_urls soundness room"),
-    ("tools", "logs metrics scripts batcher wire migrations processes rundir"),
+    (
+        "words",
+        "__init__ errors models settings keys lineage losses resources store_urls soundness room",
+    ),
+    ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
         "stores",
         """outbox inspection redis_store wakeups redis_view record decision ledger record_view
@@ -20,7 +23,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "domain",
-        """verdicts assurance succession applying unrecorded orders bringing_forward
+        """verdicts assurance succession applying unrecorded orders bringing_forward settling
         handshake opening partition loader lanes watermark engine lingering after_commit writer
         vitals
         findings comparison waiting_list tail event_reading reconciler
@@ -29,10 +32,10 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("edge", "bodies preferences handlers openapi documentation http1 stopwatch exposition"),
     (
         "composition",
-        """app embedded own_stores supervisor probes listener health welcome
+        """handshakes app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
-        terminal operating cli __main__""",
+        given_verdicts confirming repair deciding terminal operating cli __main__""",
     ),
 )
 FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}

@@ -14,7 +14,6 @@ RULES = range(1, 26)
 
 WAITING = {
     7: "comes with the writer's sessions",
-    13: "comes with the third witness",
     22: "comes with the cluster",
     24: "comes with Idempotency-Key",
     25: "comes with the dead letters",

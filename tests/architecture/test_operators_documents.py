@@ -38,7 +38,7 @@ def commands() -> list[tuple[str, ...]]:
     """Return every `onsale` command that is named, without its options and arguments."""
     found = set()
     for said in [*spans(), *blocks()]:
-        match = re.search(r"(?:^|[ /])onsale ((?:[a-z]+ ?)+)", said)
+        match = re.search(r"(?:^|[ /])onsale ((?:[a-z]+(?:-[a-z]+)* ?)+)", said)
         if match:
             found.add(tuple(match[1].split())[: 2 if match[1].startswith("migrate") else 1])
     return sorted(found)

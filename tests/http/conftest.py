@@ -183,6 +183,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     environment = {
         "REDIS_URL": servers.redis_url,
         "DATABASE_URL": servers.postgresql_url,
+        "ONSALE_DATA_DIR": str(directory / "data"),
         "ONSALE_METRICS_DIR": str(directory / "metrics"),
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }

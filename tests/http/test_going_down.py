@@ -43,6 +43,7 @@ def is_ready(port: int) -> bool:
 def api_process(service: Service, port: int) -> Iterator[Role]:
     """An API process of its own port on the stores of the service."""
     environment = {
+        "ONSALE_DATA_DIR": str(service.servers.run.data),
         "ONSALE_METRICS_DIR": str(service.servers.run.data / "metrics"),
         "REDIS_URL": service.servers.redis_url,
         "DATABASE_URL": service.servers.postgresql_url,

@@ -1,8 +1,14 @@
 """A store that comes back older than the other knows it to be, under a whole service."""
 
 import asyncio
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -85,6 +91,42 @@ def test_an_older_postgresql_whose_tail_is_gone_keeps_the_sale_closed(stopped: R
     stopped.start()
     wait_until(lambda: _post(stopped, "/book", {"eventId": 1, "userId": 3}).status_code == 200)
     assert _post(stopped, "/book", {"eventId": 1, "userId": 4}).json()["position"] == 1
+
+
+def test_a_wiped_valkey_is_told_from_what_a_killed_worker_has_answered(stopped: Running) -> None:
+    """Nobody lives who remembers the answers; the file does, until an operator has confirmed."""
+    stopped.start()
+    with redis.Redis.from_url(stopped.urls["redis"], decode_responses=True) as client:
+        ends = partial(client.hmget, partition_keys(0).meta)
+        wait_until(lambda: ends("epoch", "seq") == ends("recorded_epoch", "recorded"))
+        os.kill(stopped.pid("writer"), signal.SIGSTOP)
+        for user in (5, 6):
+            assert _post(stopped, "/book", {"eventId": 1, "userId": user}).status_code == 202
+        epoch, seq = map(int, client.hmget(partition_keys(0).meta, "epoch", "seq"))
+        kept = stopped.data / "answered" / "api.json"
+        wait_until(lambda: [epoch, seq] in json.loads(kept.read_text())["answered"]["0"])
+        client.flushall()
+    stopped.kill("api")
+    refused = f"answers were lost: changes {epoch}-{seq - 1} to {epoch}-{seq} were answered"
+    wait_until(lambda: refused in _post(stopped, "/book", {"eventId": 1, "userId": 7}).text)
+    os.kill(stopped.pid("writer"), signal.SIGCONT)
+    shown = _onsale(stopped, "confirm-loss")
+    assert (shown.returncode, refused in shown.stdout) == (1, True)
+    opened = _onsale(stopped, "confirm-loss", "--apply")
+    assert opened.returncode == 0, opened.stdout
+    wait_until(lambda: _post(stopped, "/book", {"eventId": 1, "userId": 4}).status_code == 202)
+    assert _post(stopped, "/book", {"eventId": 1, "userId": 6}).json()["position"] == 2
+
+
+def _onsale(service: Running, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command beside a running service."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env={**os.environ, "ONSALE_DATA_DIR": str(service.data)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _restore(service: Running, store: str) -> None:

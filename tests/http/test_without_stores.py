@@ -23,6 +23,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         environment = {
             "REDIS_URL": f"redis://:{SECRET}@127.0.0.1:{port}/0",
             "DATABASE_URL": f"postgresql://onsale:{SECRET}@127.0.0.1:{port}/onsale",
+            "ONSALE_DATA_DIR": str(directory / "data"),
             "ONSALE_REQUEST_DEADLINE_MS": "500",
             "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         }

@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
-from service.app import Worker, make_handshakes, make_writer
+from service.app import Worker, make_writer
+from service.confirming import Found, confirm
 from service.engine import Engine
 from service.handshake import Handshake
+from service.handshakes import make_handshakes
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Stores
@@ -16,6 +19,12 @@ from tests.integration.records import put_on_record
 from tests.journals import Sale
 
 WAIT_S = 15.0
+
+
+@pytest.fixture(autouse=True)
+def _answered_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has answered is no witness of another's stores."""
+    monkeypatch.setenv("ONSALE_DATA_DIR", str(tmp_path / "data"))
 
 
 @pytest.fixture
@@ -36,6 +45,13 @@ async def redis_store(stores: Stores) -> AsyncIterator[RedisStore]:
 def handshake(settings: Settings, redis_store: RedisStore) -> Handshake:
     """The handshake of partition 0."""
     return make_handshakes(settings, redis_store, "test")[0]
+
+
+async def confirm_loss(settings: Settings) -> list[Found]:
+    """Do what `onsale confirm-loss --apply` does, on this test's stores."""
+    assert settings.own_redis_url is not None
+    assert settings.postgresql_url is not None
+    return await confirm(settings, settings.own_redis_url, settings.postgresql_url, [])
 
 
 @pytest.fixture

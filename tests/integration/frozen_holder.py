@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from service import handshake as handshakes
-from service.app import make_handshakes
+from service.handshakes import make_handshakes
 from service.redis_store import RedisStore
 from service.settings import Settings
 

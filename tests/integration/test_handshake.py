@@ -2,18 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.assurance import assure
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
@@ -591,12 +592,18 @@ def _dying(
     return die
 
 
-def _without_postgresql(redis_store: RedisStore) -> Handshake:
+async def _nobody() -> list[Position]:
+    return []
+
+
+def _without_postgresql(
+    redis_store: RedisStore, answered: Callable[[], Awaitable[list[Position]]] = _nobody
+) -> Handshake:
     async def refuse(_: int) -> Any:
         raise ConnectionRefusedError
 
     sound = partial(assure, redis_store, partitions=1, durability="fsync", stated={}, room_bytes=0)
-    return Handshake(0, redis_store, refuse, assure=sound)
+    return Handshake(0, redis_store, refuse, assure=sound, answered=answered)
 
 
 async def _is(found: Coroutine[Any, Any, Position], wanted: Position) -> bool:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from service.app import make_handshakes
 from service.decision import Decision
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.ledger import Ledger, connect
 from service.lineage import NOWHERE, Position

@@ -22,7 +22,7 @@ from service.record_view import RecordView
 from service.redis_view import Look, RedisView
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import confirm_loss, eventually, writing
 
 META, _, OUTBOX = partition_keys(0)
 
@@ -554,6 +554,7 @@ class TestMeanwhile:
             if event == event_id:
                 await valkey.flushall()
                 await handshake.run(NOWHERE)
+                await confirm_loss(settings)
                 async with writing(settings):
                     await engine.event(second)
                 await engine.book(second, "after")

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from service import bringing_forward
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.bringing_forward import BringingForward
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.ledger import Ledger
 from service.outbox import Change

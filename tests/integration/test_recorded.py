@@ -11,11 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from service import ledger
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.assurance import sound
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import HandshakeImpossible, Opened
+from service.handshakes import make_handshakes
 from service.keys import partition_keys, watermark_channel
 from service.lanes import Booking
 from service.lineage import Position
@@ -23,7 +24,7 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 from service.wakeups import Wakeups
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import confirm_loss, eventually, writing
 from tests.integration.test_writer import allow_connections, is_recorded
 from tests.servers import Servers
 
@@ -325,7 +326,10 @@ class TestPending:
     async def test_another_epochs_watermark_does_not_count(
         self, stores: Stores, settings: Settings, record: Record, valkey: Client
     ) -> None:
-        """A change that was lost in epoch 1 has a seq that epoch 2 gives to another."""
+        """A change that was lost in epoch 1 has a seq that epoch 3 gives to another.
+
+        Epoch 2 stays closed until the loss of what was answered at `fsync` is confirmed.
+        """
         async with Worker(with_deadline(stores, 30)) as engine:
             async with writing(settings):
                 event = await engine.initialize("Event Name", 50)
@@ -334,10 +338,14 @@ class TestPending:
             waiting = asyncio.create_task(engine._watermarks.reached(0, lost, 1e9))
             await wait_for(engine, 1)
             await valkey.flushall()
+            with pytest.raises(Problem, match="answers were lost"):
+                await engine.ready()
+            await confirm_loss(settings)
+            await eventually(lambda: _serves(engine))
             async with writing(settings):
                 for user in range(5):
                     booking = await engine.book(event.event_id, str(user), RECORDED)
-                    assert (booking.durability, booking.at.epoch) == (RECORDED, 2)
+                    assert (booking.durability, booking.at.epoch) == (RECORDED, 3)
                 assert booking.at.seq > lost.seq
                 assert await waiting is False
                 assert await engine._watermarks.reached(0, lost, 1e9) is False
@@ -586,3 +594,11 @@ async def _subscribed(stores: Stores) -> None:
 
     await eventually(listens)
     await client.aclose()
+
+
+async def _serves(engine: Engine) -> bool:
+    try:
+        await engine.ready()
+    except Problem:
+        return False
+    return True

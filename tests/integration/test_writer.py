@@ -12,11 +12,12 @@ from redis.exceptions import NoScriptError
 
 from service import ledger, outbox
 from service.after_commit import AfterCommit
-from service.app import Worker, make_handshakes, make_writer
+from service.app import Worker, make_writer
 from service.applying import apply
 from service.engine import Engine
 from service.errors import CorruptEntryError, LineageError, Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened
+from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
@@ -28,7 +29,7 @@ from service.settings import Settings
 from service.vitals import look
 from service.writer import Writer
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import WAIT_S, eventually, writing
+from tests.integration.conftest import WAIT_S, confirm_loss, eventually, writing
 from tests.servers import Servers
 
 META, _, OUTBOX = partition_keys(0)
@@ -445,7 +446,9 @@ class TestRefusal:
         read = await redis_store.read_outboxes({0: at}, block_ms=0, count=10)
         held = [outbox.decode(*entry) for entry in read[0]]
         await valkey.flushall()
-        await engine.ready()
+        with pytest.raises(Problem, match="answers were lost"):
+            await engine.ready()
+        await confirm_loss(settings)
         writer = make_writer(settings, redis_store)
         async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
             with pytest.raises(LineageError, match="do not follow"):

@@ -78,13 +78,15 @@ async def refusal(store: OwnRedis | OwnPostgres) -> str:
 
 
 async def test_a_booking_is_sold_and_recorded_over_tls(
-    guarded: Guarded, certificates: Certificates
+    guarded: Guarded, certificates: Certificates, tmp_path: Path
 ) -> None:
     """Handshake, scripts, migration and writer, with an authority that is verified."""
     guarded.empty_redis()
     url = postgresql_url(guarded, certificates.authority)
     await migrate_up(url, sql_directory())
-    settings = Settings(redis_url=redis_url(guarded, certificates.authority), database_url=url)
+    settings = Settings(
+        redis_url=redis_url(guarded, certificates.authority), database_url=url, data_dir=tmp_path
+    )
     async with (
         connected(guarded.servers.postgresql_url) as administrator,
         connected(url) as sales,
