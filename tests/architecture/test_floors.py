@@ -11,7 +11,10 @@ import pytest
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 
 FLOORS: tuple[tuple[str, str], ...] = (
-    ("words", "__init__ errors models settings keys lineage resources store_urls soundness room"),
+    (
+        "words",
+        "__init__ errors models settings keys lineage resources store_urls soundness room keyed",
+    ),
     ("tools", "logs metrics scripts batcher wire migrations processes rundir"),
     (
         "stores",
@@ -21,12 +24,16 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "domain",
         """verdicts assurance succession applying unrecorded orders bringing_forward
-        handshake opening partition loader lanes watermark engine lingering after_commit writer
-        vitals
+        handshake opening partition loader results lanes watermark engine lingering after_commit
+        writer vitals
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
-    ("edge", "bodies preferences handlers openapi documentation http1 stopwatch exposition"),
+    (
+        "edge",
+        """bodies preferences idempotency handlers openapi documentation http1 stopwatch
+        exposition""",
+    ),
     (
         "composition",
         """app embedded own_stores supervisor probes listener health welcome

@@ -91,14 +91,16 @@ async def test_the_service_s_own_go_down_and_up_again(url: str) -> None:
         await connection.execute(
             "INSERT INTO epochs VALUES (0, $1, $2, 4, 1, 'a test')", epoch, verdict
         )
-    await migrate_down(url, sql_directory())
+    own = sorted(path.name for path in sql_directory().glob("*.sql"))
+    for _ in own[own.index("20261122160000_replay.sql") :]:
+        await migrate_down(url, sql_directory())
     rows = await connection.fetch("SELECT verdict FROM epochs ORDER BY epoch")
     assert [row["verdict"] for row in rows] == ["continue", "continue"]
     await connection.close()
     assert "Applied: 20261122160000_replay.sql" in await migrate_up(url, sql_directory())
     before = await tables(url)
-    await migrate_down(url, sql_directory())
-    await migrate_down(url, sql_directory())
+    for _ in own:
+        await migrate_down(url, sql_directory())
     assert await tables(url) == set()
     await migrate_up(url, sql_directory())
     assert await tables(url) == before

@@ -73,7 +73,7 @@ def test_fields_of_a_later_hand_are_no_obstacle() -> None:
 
 
 BAD_FIELDS = {
-    "a version of tomorrow": {"v": "2"},
+    "a version of tomorrow": {"v": "3"},
     "no version at all": {"v": ""},
     "a time that is no number": {"at": "now"},
     "a time of zero": {"at": "0"},
