@@ -53,16 +53,19 @@ async def test_the_record_keeps_the_same_eight(
     event = await engine.initialize("Event Name", 5)
     await come_and_go(engine, event.event_id, "a", 0, 5)
     await engine.book(event.event_id, "b")
+    await engine.book(event.event_id, "c", f"c/{BOOK}")
     async with writing(settings):
         await eventually(lambda: is_recorded(record, valkey))
     assert await kept(record, valkey, event.event_id, "a") == [f"k{n}" for n in range(5)]
     assert await kept(record, valkey, event.event_id, "b") == []
     await come_and_go(engine, event.event_id, "a", 5, 6)
     await engine.cancel(event.event_id, "b")
+    await engine.cancel(event.event_id, "c")
     async with writing(settings):
         await eventually(lambda: is_recorded(record, valkey))
     eight = [f"k{n}" for n in range(11 - KEPT_MAX, 11)]
     assert await kept(record, valkey, event.event_id, "a") == eight
+    assert await kept(record, valkey, event.event_id, "c") == ["c"]
 
 
 @pytest.mark.usefixtures("writer")
