@@ -103,7 +103,7 @@ def test_a_replay_in_a_cancelling_call_counts_who_has_gone(sold: Partition) -> N
     sold.book((1, "a"), (1, "b"), (1, "x"), (1, "holder"), (1, "last"))
     reply = sold.cancel((1, "a"), (1, "x"), (1, "last"), with_key("holder", "c"))
     assert reply.items[3] == ("REPLAYED", "4", "cancelled/waiting/8/1")
-    assert sold.read((1, "holder")).items[0][7:] == ("waiting", "8", "1")
+    assert sold.read((1, "holder")).items[0][7:10] == ("waiting", "8", "1")
 
 
 def test_eight_are_kept(sold: Partition) -> None:
