@@ -139,7 +139,8 @@ async def test_a_key_survives_kills_between_change_and_answer(running: Running, 
         await asyncio.gather(*crowd)
         async with stores(running) as (_, record):
             async with asyncio.timeout(30):
-                while await record.fetchval("SELECT max(seq) FROM journal") < max(seqs.values()):
+                last = "SELECT coalesce(max(seq), 0) FROM journal"
+                while await record.fetchval(last) < max(seqs.values()):
                     await asyncio.sleep(0.05)
             rows = await record.fetch(
                 "SELECT seq, kind, user_id FROM journal WHERE event_id = $1 AND user_id <> ''",
