@@ -54,7 +54,8 @@ class Event:
     def call(self, script: str, *users: str) -> list[str]:
         """Call a script for users of this event; return the words behind the reply's header."""
         keys: list[str] = [*partition_keys(0), *event_keys(0, self.event_id)]
-        items = [word for user in users for word in ("1", user)]
+        keyed = [] if script == "read" else [""]
+        items = [word for user in users for word in ("1", user, *keyed)]
         head = [f"bench:{script}", str(next(self.numbers)), str(FOREVER), UNBOUNDED, "0"]
         if script == "read":
             keys, head = [partition_keys(0).meta, *event_keys(0, self.event_id)], []

@@ -27,7 +27,7 @@ end
 local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', time[2])
 local seq = string.format('%.0f', tonumber(beginning) + 1)
-redis.call('XADD', outbox_key, epoch .. '-' .. seq, 'v', '1', 'at', now, 'first', seq, 'changes',
+redis.call('XADD', outbox_key, epoch .. '-' .. seq, 'v', '2', 'at', now, 'first', seq, 'changes',
   'epoch_began - - {"beginning":' .. beginning .. ',"predecessor":' .. predecessor .. '}')
 redis.call('DEL', calls_key)
 redis.call('HSET', meta_key, 'epoch', epoch, 'seq', seq, 'recorded_epoch', recorded_epoch,

@@ -21,11 +21,15 @@
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
 --     user         text without white space
--- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, position
+--     keyed        text, `<key>/<digest>` of the request, empty without an Idempotency-Key
+-- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, beside
 --   BOOKED           seq of the booking, 0
 --   WAITING          seq of joining, position from 1
 --   ALREADY_BOOKED   seq of the booking that stands, 0
 --   ALREADY_WAITING  seq of joining, position from 1 as it is now
+--   REPLAYED         seq of the change that this key made, `<outcome then>/<state now>/<seq
+--                    now>/<position now>`; outcome booked or waiting
+--   KEY_REUSED       0, 0; this key made another change
 --   RECORD_BEHIND    0, 0; the booking would be one change too many that is not on record
 --   NO_EVENT         0, 0
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
@@ -33,6 +37,7 @@
 -- @include numbered
 -- @include outbox
 -- @include events
+-- @include keyed
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
 local caller, number, latest, unrecorded_max, awaited, event_count =
@@ -55,12 +60,21 @@ end
 local events = read_events(4, ids)
 
 local reply, changes = { 'OK', EPOCH, '', now, '-' }, {}
-for at = 7 + event_count, #ARGV, 2 do
-  local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
-  local outcome, change_seq, position = 'NO_EVENT', '0', 0
+for at = 7 + event_count, #ARGV, 3 do
+  local event, user, keyed = events[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  local outcome, change_seq, position, beside = 'NO_EVENT', '0', 0, nil
   if event.capacity then
     local known = user_of(event, user)
-    if known.state == 'booked' then
+    local done, done_seq = done_before(known, keyed)
+    if done == 'KEY_REUSED' then
+      outcome = 'KEY_REUSED'
+    elseif done then
+      outcome, change_seq = 'REPLAYED', done_seq
+      if known.state == 'waiting' then
+        position = known.position or position_of(event, known.turn)
+      end
+      beside = then_and_now(done, known, position)
+    elseif known.state == 'booked' then
       outcome, change_seq = 'ALREADY_BOOKED', known.seq
     elseif known.state == 'waiting' then
       outcome, change_seq = 'ALREADY_WAITING', known.seq
@@ -75,6 +89,7 @@ for at = 7 + event_count, #ARGV, 2 do
         event.available = event.available - 1
         set_user(event, user, 'booked', change_seq, 0)
         changes[#changes + 1] = 'booked ' .. event.id .. ' ' .. user
+          .. keep(known, keyed, 'booked', change_seq)
       else
         outcome = 'WAITING'
         event.waiting = event.waiting + 1
@@ -85,12 +100,13 @@ for at = 7 + event_count, #ARGV, 2 do
         event.joined[#event.joined + 1] = text(event.next_turn) .. ' ' .. user
         event.next_turn = event.next_turn + 1
         changes[#changes + 1] = 'waiting ' .. event.id .. ' ' .. user
+          .. keep(known, keyed, 'waiting', change_seq)
       end
     end
   end
   reply[#reply + 1] = outcome
   reply[#reply + 1] = change_seq
-  reply[#reply + 1] = text(position)
+  reply[#reply + 1] = beside or text(position)
 end
 reply[3] = text(seq)
 

@@ -22,9 +22,13 @@
 --   then for each item, at most 256
 --     event        integer, 1..event_count, the place of the item's event among the ids
 --     user         text without white space
--- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, promoted
+--     keyed        text, `<key>/<digest>` of the request, empty without an Idempotency-Key
+-- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, beside
 --   CANCELLED      seq of the cancellation, 1 when a waiter got the ticket, else 0
 --   LEFT           seq of leaving the waiting list, 0
+--   REPLAYED       seq of the change that this key made, `<outcome then>/<state now>/<seq now>/<position
+--                  now>`; outcome cancelled, reassigned (and a waiter got the ticket) or left
+--   KEY_REUSED     0, 0; this key made another change
 --   RECORD_BEHIND  0, 0; too many changes are not on record. One that is let through promotes as
 --                  ever, so the last may go one change beyond
 --   NOT_BOOKED     0, 0
@@ -34,6 +38,7 @@
 -- @include numbered
 -- @include outbox
 -- @include events
+-- @include keyed
 -- @include waiters
 
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
@@ -72,17 +77,38 @@ local function promote(event)
   end
   event.available = event.available - 1
   event.waiting = event.waiting - 1
+  event.promoted = (event.promoted or 0) + 1
   change('promoted', event, user, 'booked')
   return true
 end
 
+-- A waiter's position after what this call has decided so far, 0 for everybody else.
+local function position_now(event, known)
+  if known.state ~= 'waiting' then
+    return 0
+  end
+  local position = position_of(event, known.turn) - (event.promoted or 0)
+  for at = 1, #event.left, 2 do
+    if tonumber(event.left[at]) < known.turn then
+      position = position - 1
+    end
+  end
+  return position
+end
+
 local reply = { 'OK', EPOCH, '', now, '-' }
-for at = 7 + event_count, #ARGV, 2 do
-  local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
-  local outcome, change_seq, promoted = 'NO_EVENT', '0', '0'
+for at = 7 + event_count, #ARGV, 3 do
+  local event, user, keyed = events[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+  local outcome, change_seq, beside = 'NO_EVENT', '0', '0'
   if event.capacity then
     local known = user_of(event, user)
-    if known.state ~= 'booked' and known.state ~= 'waiting' then
+    local done, done_seq = done_before(known, keyed)
+    if done == 'KEY_REUSED' then
+      outcome = 'KEY_REUSED'
+    elseif done then
+      outcome, change_seq = 'REPLAYED', done_seq
+      beside = then_and_now(done, known, position_now(event, known))
+    elseif known.state ~= 'booked' and known.state ~= 'waiting' then
       outcome = 'NOT_BOOKED'
     elseif seq - recorded >= unrecorded_max then
       outcome = 'RECORD_BEHIND'
@@ -90,18 +116,23 @@ for at = 7 + event_count, #ARGV, 2 do
       outcome = 'CANCELLED'
       change_seq = change('cancelled', event, user, 'cancelled')
       event.available = event.available + 1
-      promoted = promote(event) and '1' or '0'
+      local line = #changes
+      local reassigned = promote(event)
+      beside = reassigned and '1' or '0'
+      changes[line] = changes[line]
+        .. keep(known, keyed, reassigned and 'reassigned' or 'cancelled', change_seq)
     else
       outcome = 'LEFT'
       event.left[#event.left + 1] = text(known.turn)
       event.left[#event.left + 1] = text(known.turn)
       change_seq = change('left', event, user, 'left_waiting_list')
       event.waiting = event.waiting - 1
+      changes[#changes] = changes[#changes] .. keep(known, keyed, 'left', change_seq)
     end
   end
   reply[#reply + 1] = outcome
   reply[#reply + 1] = change_seq
-  reply[#reply + 1] = promoted
+  reply[#reply + 1] = beside
 end
 reply[3] = text(seq)
 

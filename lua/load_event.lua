@@ -17,7 +17,7 @@
 --     3 recorded  integer, the seq that the record had when the event was read from it
 --   chunk, for each user, at most 1,000
 --     user     text without white space
---     state    text, `<state> <seq> <quantity> <turn>` as in {pNN}:users:<id>
+--     state    text, `<state> <seq> <quantity> <turn>[ <keyed> ...]` as in {pNN}:users:<id>
 --     turn     integer, or empty unless the user waits; consecutive from 1 over all chunks
 --   finish
 --     3 capacity, 4 available, 5 waiting, 6 next_turn  integers

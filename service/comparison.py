@@ -8,6 +8,7 @@ without a change since P; everybody else is decided by a look of an exact seq.
 from collections.abc import Iterable, Mapping, Sequence
 
 from service.findings import Drift
+from service.keyed import kept, keyed_of
 from service.outbox import STATUS_AFTER, Change
 from service.record_view import RecordedEvent
 
@@ -33,10 +34,35 @@ def in_words(state: str) -> str:
     return words if quantity == "1" else f"{words}, quantity {quantity[:20]}"
 
 
-def state_after(change: Change) -> str:
-    """Return the state in which a change leaves its user, as `RecordedEvent.users` holds it."""
+def without_turn(held: str) -> str:
+    """Return what Redis holds of a user as `RecordedEvent.users` has it."""
+    if held.count(" ") < 4:
+        return held.rpartition(" ")[0]
+    state, seq, quantity, _, keyed = held.split(" ", 4)
+    return f"{state} {seq} {quantity} {keyed}"
+
+
+def state_after(changes: Sequence[Change], keyed: str) -> str:
+    """Return the state in which changes leave their user, as `RecordedEvent.users` holds it.
+
+    `keyed`: what was kept under keys before the first of them.
+    """
+    for change in changes:
+        if change.details and (made := keyed_of(change.kind, change.details)):
+            keyed = kept(keyed, made, change.seq)
     # No change carries a quantity: it is 1 for now.
-    return f"{STATUS_AFTER[change.kind]} {change.seq} 1"
+    return f"{STATUS_AFTER[changes[-1].kind]} {changes[-1].seq} 1 {keyed}".rstrip()
+
+
+def _keyed_in(row: str) -> str:
+    """Return what a row keeps under keys, empty for nothing."""
+    return row.split(" ", 3)[3] if row.count(" ") > 2 else ""
+
+
+def _keys_in_words(keyed: str) -> str:
+    """Return the keys in a text that is kept, oldest first, cut where somebody made it long."""
+    keys = [entry.partition("/")[0] for entry in keyed.split(" ") if entry]
+    return f"keys {', '.join(keys)}"[:700] if keys else "no keys"
 
 
 class EventComparison:
@@ -54,6 +80,7 @@ class EventComparison:
         self._recorded = recorded
         self._rows = recorded.users
         self._odd: dict[str, str] = {}
+        self._keyed: dict[str, str] = {}  # of rows that agreed
         self._counted = len(self._rows)
 
     @property
@@ -68,8 +95,11 @@ class EventComparison:
         """
         rows = self._rows
         for user, held in users.items():
-            if rows.get(user) == held.rpartition(" ")[0]:
+            row = rows.get(user)
+            if row is not None and row == without_turn(held):
                 rows[user] = None
+                if keyed := _keyed_in(row):
+                    self._keyed[user] = keyed
             else:
                 self._odd[user] = held
             if held.startswith("waiting "):
@@ -87,13 +117,13 @@ class EventComparison:
                     self._decide(user, held, None)
         self._counted += sum(user not in self._rows and user not in self._odd for user in changed)
 
-    def judge_one(self, user: str, held: str | None, change: Change) -> None:
-        """Decide about one who changed; `held` is of an exact seq, `change` the last until then."""
+    def judge_one(self, user: str, held: str | None, changes: Sequence[Change]) -> None:
+        """Decide about one who changed; `held` is of an exact seq, `changes` all until then."""
         self.waiting.pop(user, None)
         if held is not None and held.startswith("waiting "):
             self.waiting[user] = held
-        row = state_after(change)
-        if held is None or held.rpartition(" ")[0] != row:
+        row = state_after(changes, self._keyed.get(user) or _keyed_in(self._rows.get(user) or ""))
+        if held is None or without_turn(held) != row:
             self._decide(user, held, row, ", in flight")
 
     def judge_counters(self, held: Mapping[str, str], changes: Iterable[Change]) -> None:
@@ -130,9 +160,14 @@ class EventComparison:
             kind = "missing_in_redis"
         elif row is None:
             kind = "missing_on_record"
+        elif without_turn(held).split(" ", 3)[:3] == row.split(" ", 3)[:3]:
+            kind = "keyed"
         self.named.add(user)
         redis = None if held is None else in_words(held)
         record = None if row is None else in_words(row) + note
+        if kind == "keyed" and held is not None and row is not None:
+            redis = f"{redis}, {_keys_in_words(_keyed_in(without_turn(held)))}"
+            record = f"{record}, {_keys_in_words(_keyed_in(row))}"
         self.drifts.append(Drift(self.event_id, user, kind, redis, record))
 
 

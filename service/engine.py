@@ -15,23 +15,21 @@ from typing import TypeVar
 from service.batcher import Expired, WaitingRoomFull
 from service.errors import Problem
 from service.keys import partition_of
-from service.lanes import (
-    Asked,
-    Booking,
-    Bounds,
-    Cancellation,
-    EventState,
-    Lanes,
-    Missed,
-    OpenedEvent,
-    Reached,
-    UserState,
-)
+from service.lanes import Asked, Bounds, Lanes
 from service.ledger import UNAVAILABLE, LedgerPool
 from service.lineage import Position
 from service.loader import Loader
 from service.metrics import Metrics
 from service.partition import Partition
+from service.results import (
+    Booking,
+    Cancellation,
+    EventState,
+    Missed,
+    OpenedEvent,
+    Reached,
+    UserState,
+)
 from service.settings import Durability
 from service.watermark import Watermarks
 
@@ -82,19 +80,24 @@ class Engine:
         for partition in self._partitions:
             await partition.stop()
 
-    async def book(self, event_id: int, user_id: str, prefer: str = "") -> Booking:
+    async def book(
+        self, event_id: int, user_id: str, keyed: str = "", *, prefer: str = ""
+    ) -> Booking:
         """Book one ticket, or join the waiting list; by event and user, any number of times.
 
-        `prefer` is the durability that this one answer should wait for, where that is more.
+        `keyed`: `<key>/<digest>` of a request that has an Idempotency-Key. `prefer` is the
+        durability that this one answer should wait for, where that is more.
         """
-        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer))
+        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer), keyed)
         lanes = self._of(event_id)
         booking = await self._known(event_id, lambda: lanes.book.submit(asked))
         return await self._given(event_id, booking, deadline, awaited=asked.awaited)
 
-    async def cancel(self, event_id: int, user_id: str, prefer: str = "") -> Cancellation:
+    async def cancel(
+        self, event_id: int, user_id: str, keyed: str = "", *, prefer: str = ""
+    ) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
-        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer))
+        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer), keyed)
         lanes = self._of(event_id)
         done = await self._known(event_id, lambda: lanes.cancel.submit(asked))
         if done is None:

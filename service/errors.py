@@ -34,6 +34,9 @@ PROBLEMS: Mapping[str, ProblemType] = {
     "body_too_large": ProblemType(413, "The body is too large", "never"),
     "unsupported_media_type": ProblemType(415, "The body must be application/json", "never"),
     "invalid_request": ProblemType(422, "The request is not valid", "never"),
+    "idempotency_key_reused": ProblemType(
+        422, "This Idempotency-Key was sent with another request", "never"
+    ),
     "internal_error": ProblemType(500, "The service failed", "same_request"),
     "overloaded": ProblemType(503, "Too many requests are waiting", "after_delay"),
     "record_behind": ProblemType(503, "Too much is not on record yet", "after_delay"),

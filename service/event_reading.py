@@ -113,11 +113,11 @@ class EventReading:
         users: Collection[str],
         moved: Mapping[str, Sequence[Change]],
     ) -> None:
-        """Compare who was looked at with the last change until that look."""
+        """Compare who was looked at with the changes until that look."""
         for user in users:
             held, seq = self._looked[user]
-            last = next(change for change in reversed(moved[user]) if change.seq <= seq)
-            comparison.judge_one(user, held, last)
+            changes = [change for change in moved[user] if change.seq <= seq]
+            comparison.judge_one(user, held, changes)
 
     def _seq_of(self, user: str) -> int:
         """Return the seq at which a user was looked at last, 0 for never."""

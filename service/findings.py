@@ -17,6 +17,8 @@ KINDS: Mapping[str, str] = {
     "missing_in_redis": "the record has it, or will once what is in flight is written; Redis lacks"
     " it",
     "differs": "both have it, and they say different things",
+    "keyed": "both have the same state, and other Idempotency-Keys: a repeat with its key would be"
+    " answered otherwise after a rebuild",
     "misplaced": "waits at another place than the order in which people joined gives",
     "not_in_waiting_list": "waits, but the waiting list does not hold the turn: would never be"
     " promoted",

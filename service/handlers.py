@@ -15,7 +15,7 @@ from starlette.routing import Route
 from service.bodies import answer, read_body
 from service.engine import Engine
 from service.errors import PROBLEMS, Problem
-from service.lanes import EventState, Reached
+from service.idempotency import REPLAYED, keyed_by
 from service.lineage import Position
 from service.models import (
     INITIALIZE_BODY_BYTES_MAX,
@@ -26,6 +26,7 @@ from service.models import (
     parse_user_id,
 )
 from service.preferences import preferred
+from service.results import EventState, Reached, Standing
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -76,13 +77,15 @@ class Handlers:
         """Book: 201, 202 while waiting, 200 for a booking that stood."""
         asked = await read_body(request, BookRequest)
         prefer = preferred(request.headers, "durability")
-        booking = await self._engine.book(asked.eventId, asked.userId, prefer)
+        keyed = keyed_by(request, "book", quantity=asked.quantity)
+        booking = await self._engine.book(asked.eventId, asked.userId, keyed, prefer=prefer)
         about = {"eventId": asked.eventId, "userId": asked.userId}
-        headers = {"Location": _location(asked.eventId, asked.userId), **_NO_STORE}
+        location = {"Location": _location(asked.eventId, asked.userId)}
+        headers = {**location, **_NO_STORE, **_replayed(booking.current)}
         if booking.durability == "none":
             return _pending(about, booking.at, headers)
         waiting = booking.status == "waiting"
-        body = {
+        body: dict[str, object] = {
             "message": "Added to waiting list" if waiting else "Ticket booked successfully",
             "status": booking.status,
             **about,
@@ -91,7 +94,9 @@ class Handlers:
             "epoch": booking.at.epoch,
             "seq": booking.at.seq,
         }
-        if waiting:
+        if booking.current is not None:
+            body["current"] = _current(booking.current)
+        elif waiting:
             body["position"] = booking.position
         status = 202 if waiting else 201 if booking.new else 200
         return answer(status, body, {**headers, **_applied(prefer, booking.durability)})
@@ -100,13 +105,15 @@ class Handlers:
         """Cancel, or leave the waiting list: 200. Never says who was promoted."""
         asked = await read_body(request, CancelRequest)
         prefer = preferred(request.headers, "durability")
-        done = await self._engine.cancel(asked.eventId, asked.userId, prefer)
+        keyed = keyed_by(request, "cancel")
+        done = await self._engine.cancel(asked.eventId, asked.userId, keyed, prefer=prefer)
         about = {"eventId": asked.eventId, "userId": asked.userId}
+        headers = {**_NO_STORE, **_replayed(done.current)}
         if done.durability == "none":
             location = {"Location": _location(asked.eventId, asked.userId)}
-            return _pending(about, done.at, {**location, **_NO_STORE})
+            return _pending(about, done.at, {**location, **headers})
         left = done.status == "left_waiting_list"
-        body = {
+        body: dict[str, object] = {
             "message": "Left the waiting list" if left else _CANCELLED,
             "status": done.status,
             **about,
@@ -115,7 +122,9 @@ class Handlers:
             "epoch": done.at.epoch,
             "seq": done.at.seq,
         }
-        return answer(200, body, {**_NO_STORE, **_applied(prefer, done.durability)})
+        if done.current is not None:
+            body["current"] = _current(done.current)
+        return answer(200, body, {**headers, **_applied(prefer, done.durability)})
 
     async def status(self, request: Request) -> Response:
         """Tell how an event stands: 200."""
@@ -198,6 +207,16 @@ def _pending(about: Mapping[str, object], at: Position, headers: dict[str, str])
 def _applied(prefer: str, reached: Reached) -> dict[str, str]:
     """Return the header that says that a preference was honoured, where it was."""
     return {"Preference-Applied": f"durability={prefer}"} if prefer == reached else {}
+
+
+def _replayed(current: Standing | None) -> Mapping[str, str]:
+    """Return the header that says that nothing was done, where an answer is told again."""
+    return REPLAYED if current is not None else {}
+
+
+def _current(now: Standing) -> dict[str, object]:
+    position = {"position": now.position} if now.status == "waiting" else {}
+    return {"status": now.status, **position, "seq": now.seq}
 
 
 def _status(event: EventState) -> dict[str, object]:

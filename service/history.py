@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from service.journal_replay import AuditedReplay
 from service.journal_view import JournalView
+from service.keyed import keyed_of
 from service.keys import partition_of
 from service.lineage import Position
 from service.outbox import STATUS_AFTER, Change
@@ -125,6 +126,13 @@ def _happening(change: Change, replay: AuditedReplay) -> Happening:
     if change.kind in STATUS_AFTER and change.user_id is not None:
         replay.apply(change.seq, change.kind, change.user_id)
     if change.kind != "waiting":
-        return Happening(change, _IN_WORDS.get(change.kind, change.kind))
+        return Happening(change, _IN_WORDS.get(change.kind, change.kind) + _under(change))
     position = len(replay.line)
-    return Happening(change, f"joined the waiting list at place {position:,}", position)
+    says = f"joined the waiting list at place {position:,}{_under(change)}"
+    return Happening(change, says, position)
+
+
+def _under(change: Change) -> str:
+    """Return the key that the request had, in words."""
+    keyed = keyed_of(change.kind, change.details or "")
+    return f", key {keyed.key}" if keyed else ""

@@ -8,12 +8,13 @@ import json
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from service.keyed import Keyed, kept, keyed_of, keys_in
 from service.keys import partition_of
 from service.lineage import NOWHERE, Lineage, Position
 from service.models import ID_MAX, parse_user_id
 from service.outbox import STATUS_AFTER, Change
 from service.record import Cursor, chain
-from service.replay import EventReplay
+from service.replay import Breach, EventReplay
 from service.violations import Head, Violation, Violations
 
 _SEQ_MAX = 2**63 - 1
@@ -29,11 +30,26 @@ class AuditedReplay(EventReplay):
         self.partition = partition
         self.name = ""
         self.opened = 0
+        self.keyed: dict[str, str] = {}
 
     def open(self, change: Change) -> None:
         """Take what the opening says; nothing from details that no opening has."""
         name, capacity = _opening(change)
         self.name, self.capacity, self.opened = name or "", capacity, change.seq
+
+    def keep(self, change: Change, keyed: Keyed) -> list[Breach]:
+        """Judge the key of the change that was just applied, and keep it as the writer does."""
+        assert change.user_id is not None  # only changes about users have keys
+        held = self.keyed.get(change.user_id, "")
+        self.keyed[change.user_id] = kept(held, keyed, change.seq)
+        breaches = []
+        if (before := keys_in(held).get(keyed.key)) is not None:
+            says = f"{change.kind} under the key {keyed.key}, as at seq {before}"
+            breaches.append(Breach("unlawful", change.seq, change.user_id, says))
+        if (keyed.outcome == "reassigned") != self.owes:
+            says = f"is kept as {keyed.outcome} under the key {keyed.key}, and was not"
+            breaches.append(Breach("unlawful", change.seq, change.user_id, says))
+        return breaches
 
 
 class JournalReplay:
@@ -195,7 +211,9 @@ class JournalReplay:
             return "" if is_one else f"opened with {change.details}"
         if change.user_id is None or parse_user_id(change.user_id) is None:
             return f"{change.kind} is about user {change.user_id!r}"
-        return "" if change.details is None else f"{change.kind} with details {change.details!r}"
+        if change.details is None or keyed_of(change.kind, change.details):
+            return ""
+        return f"{change.kind} with details {change.details!r}"
 
     def _replay(self, change: Change, event_id: int) -> None:
         event = self.events.get(event_id)
@@ -209,7 +227,10 @@ class JournalReplay:
             event.open(change)
             return
         assert change.user_id is not None  # it is readable
-        for rule, seq, user_id, says in event.apply(change.seq, change.kind, change.user_id):
+        breaches = event.apply(change.seq, change.kind, change.user_id)
+        if change.details and (keyed := keyed_of(change.kind, change.details)):
+            breaches += event.keep(change, keyed)
+        for rule, seq, user_id, says in breaches:
             self._violations.add(Violation(rule, self.partition, seq, event_id, user_id, says))
 
     def _in_words(self) -> str:

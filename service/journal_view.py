@@ -41,6 +41,7 @@ class BookingRow(NamedTuple):
     status: str
     quantity: int
     seq: int
+    keyed: str = ""
 
 
 class JournalView(RecordView):
@@ -79,7 +80,7 @@ class JournalView(RecordView):
     ) -> AsyncIterator[list[BookingRow]]:
         """Yield the bookings of these events, or of all of them, in any order."""
         cursor = await self._connection.cursor(
-            "SELECT event_id, user_id, status, quantity, seq FROM bookings"
+            "SELECT event_id, user_id, status, quantity, seq, keyed FROM bookings"
             " WHERE $1::bigint[] IS NULL OR event_id = ANY($1)",
             None if event_ids is None else list(event_ids),
         )

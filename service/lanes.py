@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from service.batcher import Batcher
 from service.errors import Problem
@@ -16,90 +16,43 @@ from service.keys import event_keys
 from service.lineage import Position
 from service.metrics import Metrics
 from service.partition import Partition, Reply
+from service.results import (
+    Booking,
+    Cancellation,
+    EventState,
+    Missed,
+    OpenedEvent,
+    UserState,
+    then_and_now,
+    undone,
+)
 from service.room import UnrecordedBounds
 
+_NOTHING_NEW = ("replayed", "key_reused", "record_behind", "no_event")
 _OUTCOMES = {
-    "book": ("booked", "waiting", "already_booked", "already_waiting", "record_behind", "no_event"),
-    "cancel": ("cancelled", "left", "not_booked", "record_behind", "no_event"),
+    "book": ("booked", "waiting", "already_booked", "already_waiting", *_NOTHING_NEW),
+    "cancel": ("cancelled", "left", "not_booked", *_NOTHING_NEW),
     "open_event": ("opened", "record_behind", "exists"),
 }
 """What is counted from the start, at zero: an alarm on a rate needs a first value."""
 
+_GONE = {"CANCELLED": "cancelled", "LEFT": "left_waiting_list"}
+"""The status after what `cancel` did."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-Reached = Literal["fsync", "recorded", "memory", "none"]
-"""How durable a change is known to be; `none`: it waited for the record, and in vain so far."""
-
 
 class Asked(NamedTuple):
-    """What a changing script is asked for. `awaited`: its answer waits for the record."""
+    """What a changing script is asked for. `awaited`: its answer waits for the record.
+
+    `keyed`: `<key>/<digest>` of a request that has an Idempotency-Key, else empty.
+    """
 
     event_id: int
     user_id: str
     awaited: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Booking:
-    """What `book` came to. `position` is 0 for a booking; `new` is False for one that stood."""
-
-    status: str
-    new: bool
-    at: Position
-    position: int
-    durability: Reached = "fsync"
-
-
-@dataclass(frozen=True, slots=True)
-class Cancellation:
-    """What `cancel` came to. `reassigned`: a waiter got the ticket in the same step."""
-
-    status: str
-    at: Position
-    reassigned: bool
-    durability: Reached = "fsync"
-
-
-@dataclass(frozen=True, slots=True)
-class EventState:
-    """An event as Redis holds it. Times in microseconds since 1970."""
-
-    event_id: int
-    name: str
-    capacity: int
-    available: int
-    waiting: int
-    created_at: int
-    updated_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedEvent(EventState):
-    """An event as it was opened, by the change `at`."""
-
-    at: Position
-    durability: Reached = "fsync"
-
-
-@dataclass(frozen=True, slots=True)
-class UserState:
-    """A user's state for an event; `position` is 0 unless the user waits.
-
-    `recorded`: Redis knows that the change which led there is on record.
-    """
-
-    status: str
-    seq: int
-    position: int
-    recorded: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Missed:
-    """Redis did not know the event when its last change was this."""
-
-    at: Position
+    keyed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,19 +123,19 @@ class Lanes:
     async def _book(self, items: list[Asked], deadline: float) -> list[Booking | Missed | Problem]:
         reply = await self._change("book", items, deadline)
         self._count("book", reply.words[::3])
-        return [
-            Missed(reply.last)
-            if outcome == "NO_EVENT"
-            else Problem("record_behind")
-            if outcome == "RECORD_BEHIND"
-            else Booking(
-                status="booked" if outcome.endswith("BOOKED") else "waiting",
-                new=not outcome.startswith("ALREADY"),
-                at=Position(reply.last.epoch, int(seq)),
-                position=int(position),
-            )
-            for outcome, seq, position in _stride(reply.words, 3)
-        ]
+        results: list[Booking | Missed | Problem] = []
+        for outcome, seq, beside in _stride(reply.words, 3):
+            at = Position(reply.last.epoch, int(seq))
+            if nothing := undone(outcome, reply.last):
+                results.append(nothing)
+            elif outcome == "REPLAYED":
+                status, current = then_and_now(beside)
+                results.append(Booking(status, new=True, at=at, position=0, current=current))
+            else:
+                status = "booked" if outcome.endswith("BOOKED") else "waiting"
+                new = not outcome.startswith("ALREADY")
+                results.append(Booking(status, new=new, at=at, position=int(beside)))
+        return results
 
     async def _cancel(
         self, items: list[Asked], deadline: float
@@ -190,18 +143,20 @@ class Lanes:
         reply = await self._change("cancel", items, deadline)
         self._count("cancel", reply.words[::3])
         self._metrics.promotions.inc(reply.words[2::3].count("1"))
-        statuses = {"CANCELLED": "cancelled", "LEFT": "left_waiting_list"}
         results: list[Cancellation | Missed | Problem | None] = []
-        for outcome, seq, promoted in _stride(reply.words, 3):
-            if outcome == "NO_EVENT":
-                results.append(Missed(reply.last))
+        for outcome, seq, beside in _stride(reply.words, 3):
+            at = Position(reply.last.epoch, int(seq))
+            if nothing := undone(outcome, reply.last):
+                results.append(nothing)
             elif outcome == "NOT_BOOKED":
                 results.append(None)
-            elif outcome == "RECORD_BEHIND":
-                results.append(Problem("record_behind"))
+            elif outcome == "REPLAYED":
+                then, current = then_and_now(beside)
+                status = _GONE.get(then.upper(), "cancelled")
+                done = Cancellation(status, at, then == "reassigned", current=current)
+                results.append(done)
             else:
-                at = Position(reply.last.epoch, int(seq))
-                results.append(Cancellation(statuses[outcome], at, promoted == "1"))
+                results.append(Cancellation(_GONE[outcome], at, beside == "1"))
         return results
 
     async def _read(
@@ -271,24 +226,28 @@ class Lanes:
             self._metrics.outcomes.labels(operation, outcome.lower()).inc(count)
 
     async def _change(self, script: str, items: list[Asked], deadline: float) -> Reply:
-        keys, arguments = self._arguments([(item.event_id, item.user_id) for item in items])
+        keys, arguments = self._arguments(
+            [(item.event_id, item.user_id, item.keyed) for item in items]
+        )
         keys = [*self._partition.keys, *keys]
         awaited = int(any(item.awaited for item in items))
         arguments = [self._unrecorded_max[script], awaited, *arguments]
         return await self._partition.change(script, keys, arguments, deadline)
 
-    def _arguments(self, items: list[tuple[int, str]]) -> tuple[list[str], list[str | int]]:
-        """Return the events' keys, and event count, event ids, and the place and user per item."""
+    def _arguments(
+        self, items: Sequence[tuple[int, str] | tuple[int, str, str]]
+    ) -> tuple[list[str], list[str | int]]:
+        """Return the events' keys, and event count, event ids, and per item place and words."""
         keys: list[str] = []
         places: dict[int, int] = {}
-        pairs: list[str | int] = []
-        for event_id, user_id in items:
+        found: list[str | int] = []
+        for event_id, *words in items:
             place = places.get(event_id)
             if place is None:
                 place = places[event_id] = len(places) + 1
                 keys += event_keys(self._partition.number, event_id)
-            pairs += (place, user_id)
-        return keys, [len(places), *places, *pairs]
+            found += (place, *words)
+        return keys, [len(places), *places, *found]
 
 
 def _stride(words: Sequence[str], length: int) -> list[tuple[str, ...]]:

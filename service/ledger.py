@@ -63,6 +63,7 @@ class UserOnRecord:
     status: str
     quantity: int
     seq: int
+    keyed: str
 
 
 class Ledger:
@@ -185,7 +186,8 @@ class Ledger:
         To be asked inside a `snapshot`.
         """
         cursor = await self._connection.cursor(
-            "SELECT user_id, status, quantity, seq FROM bookings WHERE event_id = $1 ORDER BY seq",
+            "SELECT user_id, status, quantity, seq, keyed FROM bookings WHERE event_id = $1"
+            " ORDER BY seq",
             event_id,
         )
         while rows := await cursor.fetch(count):

@@ -173,5 +173,5 @@ class Loader:
 
 def _held(user: UserOnRecord, turn: int) -> list[str | int]:
     """Return what the load script takes for one user: user, state as Redis holds it, turn."""
-    state = f"{user.status} {user.seq} {user.quantity} {turn}"
+    state = f"{user.status} {user.seq} {user.quantity} {turn} {user.keyed}".rstrip()
     return [user.user_id, state, turn or ""]

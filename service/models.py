@@ -165,8 +165,19 @@ class PendingAnswer(BaseModel):
     seq: Seq
 
 
+class CurrentState(BaseModel):
+    """A user's state now, beside what the request's key came to the first time."""
+
+    status: Literal["booked", "waiting", "cancelled", "left_waiting_list"]
+    position: Place | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
+    seq: Seq
+
+
 class BookAnswer(BaseModel):
-    """201, 200 and 202 of `POST /book`. `position` only while waiting."""
+    """201, 200 and 202 of `POST /book`. `position` only while waiting.
+
+    A replay has `current` instead, with the position in it.
+    """
 
     message: Annotated[str, Field(examples=["Ticket booked successfully"])]
     status: Literal["booked", "waiting"]
@@ -177,6 +188,7 @@ class BookAnswer(BaseModel):
     durability: Durability
     epoch: Epoch
     seq: Seq
+    current: CurrentState | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
 
 
 class CancelAnswer(BaseModel):
@@ -192,6 +204,7 @@ class CancelAnswer(BaseModel):
     durability: Durability
     epoch: Epoch
     seq: Seq
+    current: CurrentState | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
 
 
 class StatusAnswer(BaseModel):
@@ -222,9 +235,12 @@ class UserAnswer(BaseModel):
 
 
 class InvalidField(BaseModel):
-    """One of the `errors` of an invalid request."""
+    """One of the `errors` of an invalid request: in the body, or a header."""
 
-    pointer: str
+    pointer: str | SkipJsonSchema[None] = Field(None, json_schema_extra=_absent)
+    header: Literal["Idempotency-Key"] | SkipJsonSchema[None] = Field(
+        None, json_schema_extra=_absent
+    )
     detail: str
 
 

@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service import models
+from service import idempotency, models
 from service.errors import PROBLEMS
+from service.keyed import KEY
 
 _REQUESTS = (models.InitializeRequest, models.BookRequest, models.CancelRequest)
 _ANSWERS = (
@@ -50,6 +51,25 @@ _PREFER = {
     ),
     "schema": {"type": "string"},
     "example": "durability=recorded",
+}
+_KEY = {
+    "name": idempotency.HEADER,
+    "in": "header",
+    "required": False,
+    "description": (
+        f"{idempotency.RULE}. The same key again, for the same event and user, does nothing: the"
+        " first answer comes once more, with `Idempotent-Replayed: true`, and the state now in"
+        " `current`. The last eight keys under which a user changed something are known."
+    ),
+    "schema": {"type": "string", "pattern": f'^("{KEY.pattern}"|{KEY.pattern})$'},
+    "example": "order-4711",
+}
+_REPLAYED = {
+    "Idempotent-Replayed": {
+        "schema": {"const": "true"},
+        "required": False,
+        "description": "Nothing was done: the first answer again",
+    }
 }
 _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where the state appears"}}
 _PENDING = "`pending`: the record was waited for, and not reached in time"
@@ -101,15 +121,15 @@ def _paths() -> dict[str, Any]:
                 "book",
                 {
                     200: ("The same booking again: it stands", book, _LOCATION),
-                    201: ("Booked", book, _LOCATION),
+                    201: ("Booked", book, _LOCATION | _REPLAYED),
                     202: (
                         f"Waiting; `position` counts from 1. Or {_PENDING}",
                         (book, pending),
-                        _LOCATION,
+                        _LOCATION | _REPLAYED,
                     ),
                 },
-                (*_BODY, "event_not_found", *_UNSURE),
-                parameters=[_PREFER],
+                (*_BODY, "idempotency_key_reused", "event_not_found", *_UNSURE),
+                parameters=[_KEY, _PREFER],
                 body=models.BookRequest,
             )
         },
@@ -118,11 +138,11 @@ def _paths() -> dict[str, Any]:
                 "Give a ticket back, or leave the waiting list",
                 "cancel",
                 {
-                    200: ("Cancelled, or left the waiting list", models.CancelAnswer, {}),
-                    202: (_PENDING, pending, _LOCATION),
+                    200: ("Cancelled, or left the waiting list", models.CancelAnswer, _REPLAYED),
+                    202: (_PENDING, pending, _LOCATION | _REPLAYED),
                 },
-                (*_BODY, "event_not_found", "not_booked", *_UNSURE),
-                parameters=[_PREFER],
+                (*_BODY, "idempotency_key_reused", "event_not_found", "not_booked", *_UNSURE),
+                parameters=[_KEY, _PREFER],
                 body=models.CancelRequest,
             )
         },

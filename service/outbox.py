@@ -1,10 +1,11 @@
 """The outbox entry: what the scripts append, read back. The codec and nothing else.
 
 An entry is one script call, a change is one seq and one journal row. The entry's id is
-`<epoch>-<seq of its last change>`. Version 1: fields `v`, `at` (microseconds since 1970 of Redis's
+`<epoch>-<seq of its last change>`. Version 2: fields `v`, `at` (microseconds since 1970 of Redis's
 clock), `first` (seq of the first change), `changes` (lines of `kind event user details`; `-` stands
 for none, details is JSON and may be absent); and `awaited` 1 where somebody waits until the entry
-is on record. An entry that this cannot read is never skipped.
+is on record. In version 1 changes about users had no details; now those of a request with an
+Idempotency-Key have. An entry that this cannot read is never skipped.
 """
 
 import re
@@ -12,9 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.errors import CorruptEntryError
+from service.keyed import keyed_of
 from service.lineage import Position
 
-VERSION = "1"
+VERSION = "2"
+READABLE = ("1", VERSION)
+"""The writer reads this version and the one before."""
+
 FIELDS = ("v", "at", "first", "changes")
 AWAITED = "awaited"
 """The one field that an entry may have or not; it says nothing of the changes."""
@@ -82,7 +87,7 @@ def decode(entry_id: str, fields: Mapping[str, str]) -> Entry:
 
 
 def _entry(last: Position, fields: Mapping[str, str]) -> Entry:
-    if fields["v"] != VERSION:
+    if fields["v"] not in READABLE:
         msg = f"version {fields['v']!r} is not known here"
         raise ValueError(msg)
     at, first = _number(fields["at"]), _number(fields["first"])
@@ -91,12 +96,13 @@ def _entry(last: Position, fields: Mapping[str, str]) -> Entry:
         msg = f"{len(lines)} changes from {first} do not end at {last.seq}"
         raise ValueError(msg)
     changes = tuple(
-        _change(line, seq, last.epoch, at) for seq, line in enumerate(lines, start=first)
+        _change(line, seq, last.epoch, at, fields["v"])
+        for seq, line in enumerate(lines, start=first)
     )
     return Entry(last, first, changes)
 
 
-def _change(line: str, seq: int, epoch: int, at: int) -> Change:
+def _change(line: str, seq: int, epoch: int, at: int, version: str) -> Change:
     kind, event, user, *details = line.split(" ", 3) if line.count(" ") > 1 else (line, "", "")
     if kind not in KINDS:
         msg = f"change {seq} is of no known kind: {line!r}"
@@ -108,8 +114,11 @@ def _change(line: str, seq: int, epoch: int, at: int) -> Change:
     if not about_user and not details:
         msg = f"change {seq} lacks its details: {line!r}"
         raise ValueError(msg)
-    if about_user and (details or _USER.fullmatch(user) is None):
+    if about_user and _USER.fullmatch(user) is None:
         msg = f"change {seq} names no user that could have asked: {line!r}"
+        raise ValueError(msg)
+    if about_user and details and (version == "1" or keyed_of(kind, details[0]) is None):
+        msg = f"change {seq} has details that no request leaves: {line!r}"
         raise ValueError(msg)
     return Change(
         seq=seq,

@@ -13,6 +13,7 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import RefusedChangeError
+from service.keyed import kept, keyed_of
 from service.lineage import Epoch, Lineage, Position
 from service.outbox import STATUS_AFTER, Change
 
@@ -163,19 +164,41 @@ class Application:
         latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
         if not latest:
             return
-        kept = list(latest.values())
+        users = list(latest.values())
+        keyed = await self._keyed(changes)
         await self._connection.execute(
-            "INSERT INTO bookings (event_id, user_id, status, seq, updated_at)"
+            "INSERT INTO bookings (event_id, user_id, status, seq, updated_at, keyed)"
             " SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],"
-            " $5::timestamptz[])"
+            " $5::timestamptz[], $6::text[])"
             " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
-            " seq = excluded.seq, updated_at = excluded.updated_at",
-            [c.event_id for c in kept],
-            [c.user_id for c in kept],
-            [STATUS_AFTER[c.kind] for c in kept],
-            [c.seq for c in kept],
-            [from_microseconds(c.at) for c in kept],
+            " seq = excluded.seq, updated_at = excluded.updated_at,"
+            " keyed = CASE excluded.keyed WHEN '' THEN bookings.keyed ELSE excluded.keyed END",
+            [c.event_id for c in users],
+            [c.user_id for c in users],
+            [STATUS_AFTER[c.kind] for c in users],
+            [c.seq for c in users],
+            [from_microseconds(c.at) for c in users],
+            [keyed.get((c.event_id, c.user_id), "") for c in users],
         )
+
+    async def _keyed(self, changes: Sequence[Change]) -> dict[tuple[int | None, str | None], str]:
+        """Return what is kept of keyed changes, of those users alone who made one in the batch."""
+        made = [(c, k) for c in changes if c.details and (k := keyed_of(c.kind, c.details))]
+        if not made:
+            return {}
+        # Nobody else writes these rows: the cursor's lock is held.
+        rows = await self._connection.fetch(
+            "SELECT event_id, user_id, keyed FROM bookings"
+            " JOIN unnest($1::bigint[], $2::text[]) AS made (event, who)"
+            " ON event_id = event AND user_id = who",
+            [c.event_id for c, _ in made],
+            [c.user_id for c, _ in made],
+        )
+        held = {(row["event_id"], row["user_id"]): row["keyed"] for row in rows}
+        for change, keyed in made:
+            user = (change.event_id, change.user_id)
+            held[user] = kept(held.get(user, ""), keyed, change.seq)
+        return held
 
     async def _counters(self, changes: Sequence[Change]) -> None:
         """Net of the batch; a change about an event that is not on record is refused."""

@@ -20,8 +20,9 @@ _PAGE = 10_000
 class RecordedEvent:
     """One event as the record has it, all of one snapshot.
 
-    `users` holds each user's state as `<status> <seq> <quantity>`, the words that Redis has before
-    the turn. `booked` and `queued` count the rows that say so; `sold` and `waiting` are columns.
+    `users` holds each user's state as `<status> <seq> <quantity>[ <keyed> ...]`, the words that
+    Redis has, without the turn. `booked` and `queued` count the rows that say so; `sold` and
+    `waiting` are columns.
     """
 
     name: str
@@ -82,7 +83,8 @@ class RecordView(Ledger):
             for row in rows
         }
         cursor = await self._connection.cursor(
-            "SELECT event_id, user_id, status || ' ' || seq || ' ' || quantity FROM bookings"
+            "SELECT event_id, user_id,"
+            " rtrim(status || ' ' || seq || ' ' || quantity || ' ' || keyed) FROM bookings"
             " WHERE event_id = ANY($1)",
             list(events),
         )

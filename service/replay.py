@@ -75,6 +75,11 @@ class EventReplay:
             breaches.append(Breach("oversold", seq, user, says))
         return breaches
 
+    @property
+    def owes(self) -> bool:
+        """Whether the last change was a cancellation whose ticket a waiter gets with the next."""
+        return self._owed is not None
+
     def end(self) -> list[Breach]:
         """Return what is wrong if no further change comes: a waiter's ticket was kept back."""
         if self._owed is None:

@@ -24,9 +24,13 @@ class ReplayResult:
 
     def take_bookings(self, rows: Iterable[BookingRow]) -> None:
         """Compare some rows."""
-        for event_id, user_id, status, quantity, seq in rows:
+        for event_id, user_id, status, quantity, seq, keyed in rows:
             event = self._events.get(event_id)
             state = None if event is None else event.states.pop(user_id, None)
+            kept = "" if event is None else event.keyed.get(user_id, "")
+            if keyed != kept and state is not None:
+                says = f"bookings keeps the keys {keyed[:700]!r}; the journal comes to {kept!r}"
+                self._add("bookings", state[1], event_id, user_id, says)
             # No change carries a quantity: it is 1 for now.
             if state == (status, seq) and quantity == 1:
                 continue

@@ -67,9 +67,9 @@ def compare_order(
 ) -> list[Drift]:
     """Return what is wrong with a waiting list, and with whom.
 
-    `waiting` holds whoever waits, as `waiting <seq> <quantity> <turn>`; its seqs are the record's,
-    for who disagrees is `passed_over`, like who changed since he was read. Of the `moved` no gap is
-    looked at: theirs may be younger than what was read of the gaps.
+    `waiting` holds whoever waits, as `waiting <seq> <quantity> <turn>` and keys; its seqs are the
+    record's, for who disagrees is `passed_over`, like who changed since he was read. Of the `moved`
+    no gap is looked at: theirs may be younger than what was read of the gaps.
     """
     order = _Order(event_id, waiting, gaps, passed_over, moved)
     for element in elements:
@@ -112,7 +112,7 @@ class _Order:
         self._last_turn = int(turn)
         if user in self._passed_over:
             return
-        _, seq, _, turn_held = self._waiting.get(user, "- - - -").split(" ", 3)
+        _, seq, _, turn_held = self._waiting.get(user, "- - - -").split(" ", 4)[:4]
         lives = turn == turn_held
         if lives and user in self._seen:
             self._add(user, "twice_in_waiting_list", f"turn {turn} twice")
@@ -141,7 +141,7 @@ class _Order:
             here = f"{ordinal(index + 1)} in line"
             self._add(user, "misplaced", here, f"{ordinal(place)} in line")
         for user in absent:
-            seq, turn = self._joined(user), self._waiting[user].split(" ", 3)[3]
+            seq, turn = self._joined(user), self._waiting[user].split(" ", 4)[3]
             place = bisect_left(joined, seq) + 1
             says = f"waiting since seq {seq} with turn {turn[:20]}, which the list does not hold"
             self._add(user, "not_in_waiting_list", says, f"{ordinal(place)} in line")

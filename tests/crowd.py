@@ -27,25 +27,25 @@ class Client:
     port: int
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = field(default=None)
 
-    async def post(self, path: str, body: dict[str, Any]) -> Answer:
-        """Send once."""
-        return await self.send("POST", path, json.dumps(body).encode())
+    async def post(self, path: str, body: dict[str, Any], key: str = "") -> Answer:
+        """Send once, with an Idempotency-Key or without."""
+        return await self.send("POST", path, json.dumps(body).encode(), key)
 
     async def get(self, path: str) -> Answer:
         """Ask once."""
         return await self.send("GET", path, b"")
 
-    async def post_until_answered(self, path: str, body: dict[str, Any]) -> Answer:
+    async def post_until_answered(self, path: str, body: dict[str, Any], key: str = "") -> Answer:
         """Send, and send the same again while the outcome is unknown or the service is away."""
         sends = 0
         while True:
             sends += 1
-            answer = await self.post(path, body)
+            answer = await self.post(path, body, key)
             if answer.status not in (0, 503):
                 return Answer(answer.status, answer.body, sends)
             await asyncio.sleep(0.02)
 
-    async def send(self, method: str, path: str, body: bytes) -> Answer:
+    async def send(self, method: str, path: str, body: bytes, key: str = "") -> Answer:
         """Send one request and read its answer."""
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -53,6 +53,8 @@ class Client:
                     self._streams = await asyncio.open_connection(self.host, self.port)
                 reader, writer = self._streams
                 head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\n"
+                if key:
+                    head += f"Idempotency-Key: {key}\r\n"
                 if body:
                     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
                 writer.write(head.encode() + b"\r\n" + body)

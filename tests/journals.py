@@ -46,14 +46,14 @@ class Sale:
             details = {"name": name, "totalTickets": capacity}
             self._put(self.model.seq, "opened", event_id, None, json.dumps(details))
 
-    def book(self, event_id: int, *users: str) -> None:
+    def book(self, event_id: int, *users: str, keyed: str = "") -> None:
         for user in users:
-            self.model.book(event_id, user)
+            self.model.book(event_id, user, keyed)
         self._take()
 
-    def cancel(self, event_id: int, *users: str) -> None:
+    def cancel(self, event_id: int, *users: str, keyed: str = "") -> None:
         for user in users:
-            self.model.cancel(event_id, user)
+            self.model.cancel(event_id, user, keyed)
         self._take()
 
     @property
@@ -79,7 +79,7 @@ class Sale:
         new = self.model.changes[self._taken :]
         self._taken = len(self.model.changes)
         for change in new:
-            self._put(change.seq, change.kind, change.event, change.user, None)
+            self._put(change.seq, change.kind, change.event, change.user, change.details)
 
     def _put(
         self, seq: int, kind: str, event: int | None, user: str | None, details: str | None

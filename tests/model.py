@@ -12,11 +12,15 @@ UNBOUNDED = 10**17
 
 
 class Answer(NamedTuple):
-    """What one item came to; `extra` is the position of a booking, 1 for a promotion."""
+    """What one item came to.
+
+    `extra` is the position of a booking, 1 for a promotion, and of a replay
+    `<outcome then>/<state now>/<seq now>/<position now>`.
+    """
 
     outcome: str
     seq: int
-    extra: int
+    extra: int | str
 
 
 class Change(NamedTuple):
@@ -26,6 +30,16 @@ class Change(NamedTuple):
     kind: str
     event: int
     user: str | None
+    details: str | None = None
+
+
+class Keyed(NamedTuple):
+    """One change under a key."""
+
+    key: str
+    digest: str
+    outcome: str
+    seq: int
 
 
 @dataclass
@@ -35,6 +49,7 @@ class Event:
     capacity: int
     states: dict[str, tuple[str, int]] = field(default_factory=dict)
     waiting_list: list[str] = field(default_factory=list)
+    keyed: dict[str, list[Keyed]] = field(default_factory=dict)
 
     @property
     def sold(self) -> int:
@@ -49,6 +64,10 @@ class Event:
     def state(self, user: str) -> tuple[str, int]:
         """Return a user's state and its seq; a stranger's state is empty."""
         return self.states.get(user, ("", 0))
+
+    def kept(self, user: str) -> str:
+        """Return a user's last eight keyed changes as Redis and the record write them."""
+        return " ".join("/".join(map(str, keyed)) for keyed in self.keyed.get(user, []))
 
     def position(self, user: str) -> int:
         """Return a waiter's place from 1, 0 for everybody else."""
@@ -74,11 +93,13 @@ class PartitionModel:
         self.events[event_id] = Event(capacity)
         return Answer("OPENED", self._change("opened", event_id, None), 0)
 
-    def book(self, event_id: int, user: str, most: int = UNBOUNDED) -> Answer:
-        """Book a ticket, or join the end of the waiting list."""
+    def book(self, event_id: int, user: str, keyed: str = "", *, most: int = UNBOUNDED) -> Answer:
+        """Book a ticket, or join the end of the waiting list; `keyed` is `<key>/<digest>`."""
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
+        if before := self._done_before(event, user, keyed):
+            return before
         state, seq = event.state(user)
         if state == "booked":
             return Answer("ALREADY_BOOKED", seq, 0)
@@ -87,29 +108,60 @@ class PartitionModel:
         if self._behind(most):
             return Answer("RECORD_BEHIND", 0, 0)
         if event.available > 0 and not event.waiting_list:
-            return Answer("BOOKED", self._become("booked", "booked", event_id, user), 0)
+            seq = self._become("booked", "booked", event_id, user)
+            self._keep(event, user, keyed, "booked")
+            return Answer("BOOKED", seq, 0)
         event.waiting_list.append(user)
         seq = self._become("waiting", "waiting", event_id, user)
+        self._keep(event, user, keyed, "waiting")
         return Answer("WAITING", seq, event.position(user))
 
-    def cancel(self, event_id: int, user: str, most: int = UNBOUNDED) -> Answer:
+    def cancel(self, event_id: int, user: str, keyed: str = "", *, most: int = UNBOUNDED) -> Answer:
         """Give a ticket back, and on to the first who waits; or leave the waiting list."""
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
+        if before := self._done_before(event, user, keyed):
+            return before
         state, _ = event.state(user)
         if state in ("booked", "waiting") and self._behind(most):
             return Answer("RECORD_BEHIND", 0, 0)
         if state == "waiting":
             event.waiting_list.remove(user)
-            return Answer("LEFT", self._become("left", "left_waiting_list", event_id, user), 0)
+            seq = self._become("left", "left_waiting_list", event_id, user)
+            self._keep(event, user, keyed, "left")
+            return Answer("LEFT", seq, 0)
         if state != "booked":
             return Answer("NOT_BOOKED", 0, 0)
         seq = self._become("cancelled", "cancelled", event_id, user)
+        self._keep(event, user, keyed, "reassigned" if event.waiting_list else "cancelled")
         if not event.waiting_list:
             return Answer("CANCELLED", seq, 0)
         self._become("promoted", "booked", event_id, event.waiting_list.pop(0))
         return Answer("CANCELLED", seq, 1)
+
+    @staticmethod
+    def _done_before(event: Event, user: str, keyed: str) -> Answer | None:
+        """Return what a key has done for a user, and the state now; None for one that is new."""
+        key, _, digest = keyed.partition("/")
+        found = [k for k in event.keyed.get(user, []) if k.key == key]
+        if not found:
+            return None
+        if found[0].digest != digest:
+            return Answer("KEY_REUSED", 0, 0)
+        now = (found[0].outcome, *event.state(user), event.position(user))
+        return Answer("REPLAYED", found[0].seq, "/".join(map(str, now)))
+
+    def _keep(self, event: Event, user: str, keyed: str, outcome: str) -> None:
+        """Remember the last change under its key, the last eight of a user."""
+        if not keyed:
+            return
+        key, _, digest = keyed.partition("/")
+        kept = [*event.keyed.get(user, []), Keyed(key, digest, outcome, self.seq)]
+        event.keyed[user] = kept[-8:]
+        reassigned = ',"reassigned":true' if outcome == "reassigned" else ""
+        details = f'{{"key":"{key}","digest":"{digest}"{reassigned}}}'
+        self.changes[-1] = self.changes[-1]._replace(details=details)
 
     def _behind(self, most: int) -> bool:
         """Whether as many changes as may be are not on record."""

@@ -81,7 +81,10 @@ class Running:
 
     def kill(self, role: str) -> None:
         """Kill -9 a role, and wait until another process has its place."""
+        # Without a process there is no pid, and a signal to pid 0 goes to this test's whole group.
+        wait_until(lambda: self.pid(role), what=f"{role} runs")
         pid = self.pid(role)
+        assert pid
         os.kill(pid, signal.SIGKILL)
         wait_until(
             lambda: self.pid(role) not in (0, pid) and psutil.pid_exists(self.pid(role)),

@@ -28,15 +28,16 @@ local function read_events(first_key, ids)
   return events
 end
 
--- Returns what is known of a user: state (nil for a stranger), seq (text), turn (number).
+-- Returns what is known of a user: state (nil for a stranger), seq (text), turn (number), and what
+-- stands behind these, which `keyed` reads.
 local function user_of(event, user)
   local known = event.users[user]
   if not known then
     local held = redis.call('HGET', event.users_key, user)
-    known = {}
+    known = { tail = '' }
     if held then
-      local state, seq, turn = string.match(held, '^(%S+) (%d+) %d+ (%d+)$')
-      known = { state = state, seq = seq, turn = tonumber(turn) }
+      local state, seq, turn, tail = string.match(held, '^(%S+) (%d+) %d+ (%d+)(.*)$')
+      known = { state = state, seq = seq, turn = tonumber(turn), tail = tail }
     end
     event.users[user] = known
   end
@@ -82,6 +83,7 @@ local function write_event(event, now)
     local known = event.users[user]
     states[#states + 1] = user
     states[#states + 1] = known.state .. ' ' .. known.seq .. ' 1 ' .. text(known.turn)
+      .. known.tail
   end
   redis.call('HSET', event.users_key, unpack(states))
   if event.waiting == 0 and (event.popped > 0 or #event.left > 0) then

@@ -7,10 +7,10 @@
 local function append(outbox_key, now, changes, last, awaited)
   local first, lines = text(last - #changes + 1), table.concat(changes, '\n')
   if awaited == '1' then
-    redis.call('XADD', outbox_key, EPOCH .. '-' .. text(last), 'v', '1', 'at', now, 'first',
+    redis.call('XADD', outbox_key, EPOCH .. '-' .. text(last), 'v', '2', 'at', now, 'first',
       first, 'changes', lines, 'awaited', '1')
   else
-    redis.call('XADD', outbox_key, EPOCH .. '-' .. text(last), 'v', '1', 'at', now, 'first',
+    redis.call('XADD', outbox_key, EPOCH .. '-' .. text(last), 'v', '2', 'at', now, 'first',
       first, 'changes', lines)
   end
 end

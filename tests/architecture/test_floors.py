@@ -13,7 +13,8 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 FLOORS: tuple[tuple[str, str], ...] = (
     (
         "words",
-        "__init__ errors models settings keys lineage losses resources store_urls soundness room",
+        """__init__ errors models settings keys lineage losses resources store_urls soundness room
+        keyed""",
     ),
     ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
@@ -24,12 +25,16 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "domain",
         """verdicts assurance succession applying unrecorded orders bringing_forward settling
-        handshake opening partition loader lanes watermark engine lingering after_commit writer
-        vitals
+        handshake opening partition loader results lanes watermark engine lingering after_commit
+        writer vitals
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
-    ("edge", "bodies preferences handlers openapi documentation http1 stopwatch exposition"),
+    (
+        "edge",
+        """bodies preferences idempotency handlers openapi documentation http1 stopwatch
+        exposition""",
+    ),
     (
         "composition",
         """handshakes app embedded own_stores supervisor probes listener health welcome

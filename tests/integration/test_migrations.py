@@ -98,14 +98,15 @@ async def test_the_service_s_own_go_down_and_up_again(url: str) -> None:
         "INSERT INTO epochs VALUES"
         " (0, 4, 'stay_closed', null, null, 'a test', now(), 3, 5, 9, now())"
     )
-    for _ in range(2):
+    own = sorted(path.name for path in sql_directory().glob("*.sql"))
+    for _ in own[own.index("20261122160000_replay.sql") :]:
         await migrate_down(url, sql_directory())
     rows = await connection.fetch("SELECT verdict FROM epochs ORDER BY epoch")
     assert [row["verdict"] for row in rows] == ["continue", "continue", "stay_closed"]
     await connection.close()
     assert "Applied: 20261122160000_replay.sql" in await migrate_up(url, sql_directory())
     before = await tables(url)
-    for _ in range(3):
+    for _ in own:
         await migrate_down(url, sql_directory())
     assert await tables(url) == set()
     await migrate_up(url, sql_directory())

@@ -18,9 +18,9 @@ from service.errors import Problem
 from service.handshake import HandshakeImpossible, Opened
 from service.handshakes import make_handshakes
 from service.keys import partition_keys, watermark_channel
-from service.lanes import Booking
 from service.lineage import Position
 from service.redis_store import RedisStore
+from service.results import Booking
 from service.settings import Settings
 from service.wakeups import Wakeups
 from tests.conftest import Client, Record, Stores

@@ -31,6 +31,7 @@ class SmallSale:
         """Let users book, and tell them."""
         for user in users:
             outcome, seq, position = self.model.book(EVENT, user)
+            assert isinstance(position, int)  # no key, no replay
             if outcome.endswith("WAITING"):
                 self._tell("book", user, 202, seq, "waiting", position=position)
             else:

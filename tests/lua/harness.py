@@ -21,7 +21,8 @@ NEVER_LATE = 10**17
 UNBOUNDED = 10**17
 """More changes than any test makes."""
 
-Item = tuple[int, str]
+Item = tuple[int, str] | tuple[int, str, str]
+"""Event, user and, of book and cancel, `<key>/<digest>`."""
 Change = tuple[int, str, int | None, str | None]
 """Seq, kind, event, user: what the outbox says of one change, without its time and details."""
 
@@ -150,11 +151,11 @@ class Partition:
         return reply
 
     def book(self, *items: Item, **numbered: str | int) -> Reply:
-        """Run book.lua for (event, user) pairs."""
+        """Run book.lua for (event, user), with a key or without."""
         return self._change("book", items, numbered)
 
     def cancel(self, *items: Item, **numbered: str | int) -> Reply:
-        """Run cancel.lua for (event, user) pairs."""
+        """Run cancel.lua for (event, user), with a key or without."""
         return self._change("cancel", items, numbered)
 
     def read(self, *items: Item) -> Reply:
@@ -234,7 +235,7 @@ class Partition:
         return int(event["available"]), int(event["waiting"])
 
     def users(self, event_id: int) -> dict[str, str]:
-        """Return what is stored of each user: `<state> <seq> <quantity> <turn>`."""
+        """Return what is stored of each user: `<state> <seq> <quantity> <turn>`, and keys."""
         found: dict[str, str] = self.client.hgetall(event_keys(self.number, event_id).users)
         return found
 
@@ -254,9 +255,7 @@ class Partition:
         users = self.users(event_id)
         parted = [element.split(" ") for element in self.elements(event_id)]
         return [
-            user
-            for turn, user in parted
-            if users[user].startswith("waiting ") and users[user].endswith(f" {turn}")
+            user for turn, user in parted if users[user].split(" ")[0::3][:2] == ["waiting", turn]
         ]
 
     def gaps(self, event_id: int) -> list[int]:
@@ -294,17 +293,17 @@ class Partition:
         return {name: held for name, held in self.stored().items() if name != self.keys.calls}
 
     def _change(self, script: str, items: Sequence[Item], numbered: Mapping[str, Any]) -> Reply:
-        keys, arguments = self._arguments(items)
+        keys, arguments = self._arguments((*item, "")[:3] for item in items)
         caller = self._caller(script, numbered)
         return _parse(self.call(script, [*self.keys, *keys], [*caller, *arguments]), 3)
 
-    def _arguments(self, items: Iterable[Item]) -> tuple[list[str], list[str | int]]:
+    def _arguments(self, items: Iterable[tuple[Any, ...]]) -> tuple[list[str], list[str | int]]:
         places: dict[int, int] = {}
-        pairs: list[str | int] = []
-        for event_id, user in items:
-            pairs += (places.setdefault(event_id, len(places) + 1), user)
+        found: list[str | int] = []
+        for event_id, *words in items:
+            found += (places.setdefault(event_id, len(places) + 1), *words)
         keys = [key for event_id in places for key in event_keys(self.number, event_id)]
-        return keys, [len(places), *places, *pairs]
+        return keys, [len(places), *places, *found]
 
     def _caller(self, script: str, numbered: Mapping[str, Any]) -> tuple[str, int, int, int, int]:
         """Return what stands before the events; a number that is given leaves the count as it is.

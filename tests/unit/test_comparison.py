@@ -84,7 +84,7 @@ def test_who_changed_is_compared_with_the_change(
     """The record's row is of before, and says nothing."""
     found = comparison({"a": "waiting 5 1"})
     found.take_page({"a": "waiting 5 1 4"})
-    found.judge_one("a", in_redis, change(kind, "a", 9))
+    found.judge_one("a", in_redis, [change(kind, "a", 9)])
     assert found.drifts == ([expected] if expected else [])
     assert found.waiting == ({"a": in_redis} if in_redis and "waiting " in in_redis else {})
 
@@ -120,7 +120,7 @@ def test_a_record_that_does_not_add_up_is_named() -> None:
 @pytest.mark.parametrize("kind", sorted(STATUS_AFTER))
 def test_the_state_after_a_change_reads_as_words(kind: str) -> None:
     """Every kind of change leads to a state that has words."""
-    assert "seq 12" in in_words(state_after(change(kind, "a", 12)))
+    assert "seq 12" in in_words(state_after([change(kind, "a", 12)], ""))
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,25 @@ def test_a_promotion_out_of_order_is_named(sale: Sale) -> None:
     assert found == [Violation("out_of_order", 0, 7, 1, "c", "promoted before b")]
 
 
+def test_keys_are_replayed_and_none_may_have_two_effects() -> None:
+    """What the model keeps, the replay keeps; the second change under a key is named."""
+    digest = "0123456789abcdef"
+    sale = Sale()
+    sale.open(1, 1)
+    sale.book(1, "a", "b", keyed=f"k/{digest}")
+    sale.cancel(1, "a", keyed=f"c/{digest}")
+    replayed, violations = replay(sale)
+    assert violations.number == 0
+    assert replayed.events[1].keyed == {u: sale.model.events[1].kept(u) for u in "ab"}
+    twice = f'{{"key":"k","digest":"{digest}","reassigned":true}}'
+    found = violated(sale, sale.forged(5, details=twice))
+    assert found == [Violation("unlawful", 0, 5, 1, "a", "cancelled under the key k, as at seq 3")]
+    kept_back = f'{{"key":"c","digest":"{digest}"}}'
+    found = violated(sale, sale.forged(5, details=kept_back))
+    says = "is kept as cancelled under the key c, and was not"
+    assert found == [Violation("unlawful", 0, 5, 1, "a", says)]
+
+
 def test_a_promotion_that_was_cut_off_is_named() -> None:
     """With the cursor set back to the cancellation: the waiter's ticket is nobody's."""
     sale = Sale()

@@ -12,7 +12,8 @@ from service.errors import CorruptEntryError
 from service.lineage import Position
 from service.outbox import Change
 
-GOOD = {"v": "1", "at": "1795344632653574", "first": "3", "changes": "booked 5 a"}
+KEYED = '{"key":"k","digest":"0123456789abcdef"}'
+GOOD = {"v": "2", "at": "1795344632653574", "first": "3", "changes": "booked 5 a"}
 
 user_ids = st.from_regex(r"[A-Za-z0-9._~@:+|=-]{1,64}", fullmatch=True)
 event_ids = st.integers(1, 2**53 - 1)
@@ -73,7 +74,7 @@ def test_fields_of_a_later_hand_are_no_obstacle() -> None:
 
 
 BAD_FIELDS = {
-    "a version of tomorrow": {"v": "2"},
+    "a version of tomorrow": {"v": "3"},
     "no version at all": {"v": ""},
     "a time that is no number": {"at": "now"},
     "a time of zero": {"at": "0"},
@@ -105,7 +106,9 @@ BAD_FIELDS = {
     "a booking of event 05": {"changes": "booked 05 a"},
     "a booking of a negative event": {"changes": "booked -5 a"},
     "a booking of twenty digits": {"changes": "booked 10000000000000000000 a"},
-    "a booking with details": {"changes": "booked 5 a {}"},
+    "a booking with details of no key": {"changes": "booked 5 a {}"},
+    "a promotion with a key": {"changes": "promoted 5 a " + KEYED},
+    "a key in the version before": {"v": "1", "changes": "booked 5 a " + KEYED},
     "an opening with a user": {"changes": "opened 5 a {}"},
     "an opening of nothing": {"changes": "opened - - {}"},
     "an epoch with an event": {"changes": "epoch_began 5 - {}"},
@@ -114,6 +117,19 @@ BAD_FIELDS = {
     "a blank before": {"changes": " booked 5 a"},
     "a carriage return": {"changes": "booked 5 a\r"},
 }
+
+
+@pytest.mark.parametrize("version", outbox.READABLE)
+def test_this_version_and_the_one_before_are_read(version: str) -> None:
+    """An upgrade meets entries that the older release wrote."""
+    entry = outbox.decode("1-3", {**GOOD, "v": version, "changes": "booked 5 a"})
+    assert entry.changes[0].details is None
+
+
+def test_a_key_is_in_the_details() -> None:
+    """As the journal keeps it."""
+    entry = outbox.decode("1-3", {**GOOD, "v": "2", "changes": "booked 5 a " + KEYED})
+    assert entry.changes[0].details == KEYED
 
 
 @pytest.mark.parametrize("bad", BAD_FIELDS.values(), ids=BAD_FIELDS.keys())
