@@ -52,6 +52,7 @@ def behind(tmp_path: Path) -> Iterator[Behind]:
         environment = {
             "REDIS_URL": servers.redis_url,
             "DATABASE_URL": servers.postgresql_url,
+            "ONSALE_DATA_DIR": str(tmp_path / "data"),
             "ONSALE_METRICS_DIR": str(tmp_path / "metrics"),
             "ONSALE_UNRECORDED_BYTES_MAX": str(1 << 20),
             "ONSALE_CANCEL_RESERVE_BYTES": str(1 << 20),
