@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Self
 
-import asyncpg
-
 from service.ledger import Ledger
 from service.outbox import Change
 from service.record import change_of
+from service.sessions import open_session
 
 _PAGE = 10_000
 
@@ -39,15 +38,12 @@ class RecordView(Ledger):
     @classmethod
     async def open(cls, url: str, *, purpose: str = "reconcile", timeout_s: float = 5.0) -> Self:
         """Connect. The server itself refuses every change that this session might try."""
-        settings = {
-            "application_name": f"onsale {purpose}",
-            "timezone": "UTC",
-            "default_transaction_read_only": "on",
-            "statement_timeout": "60s",
-            "idle_in_transaction_session_timeout": "60s",
-        }
-        connection = await asyncpg.connect(
-            url, timeout=timeout_s, command_timeout=60.0, server_settings=settings
+        connection = await open_session(
+            url,
+            purpose,
+            timeout_s=timeout_s,
+            default_transaction_read_only="on",
+            idle_in_transaction_session_timeout="60s",
         )
         return cls(connection)
 

@@ -18,14 +18,14 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
         "stores",
-        """outbox inspection redis_store wakeups redis_view record decision ledger record_view
-        journal_view""",
+        """outbox inspection redis_store wakeups redis_view record decision ledger
+        record_view journal_view sqlstates sessions""",
     ),
     (
         "domain",
-        """verdicts assurance succession applying unrecorded orders bringing_forward settling
-        handshake opening partition loader lanes watermark engine lingering after_commit writer
-        vitals
+        """verdicts assurance succession applying unrecorded orders bringing_forward
+        settling handshake opening partition loader lanes watermark engine lingering
+        after_commit writer vitals stopped
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
@@ -54,6 +54,7 @@ SPEAKS_SQL = {
     "ledger": "every SQL statement, with record and decision",
     "record": "the statements that put changes on record",
     "decision": "the statements with which a handshake decides",
+    "sessions": "the settings of a session, and how one that is frozen is ended",
     "record_view": "what a comparison reads, in a session that can write nothing",
     "journal_view": "what an audit and a history read, in such a session",
     "inspection": "asks for what soundness depends on",
