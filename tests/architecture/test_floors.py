@@ -215,6 +215,13 @@ def test_only_the_record_speaks_sql(module: str) -> None:
 
 
 @every_module
+def test_nobody_copies_from_the_client(module: str) -> None:
+    """A client frozen inside COPY is stopped by no time-out, and keeps its locks (PROTOCOL 7)."""
+    called = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+    assert not {name for name in called if name.startswith("copy_")}
+
+
+@every_module
 def test_only_settings_reads_the_environment(module: str) -> None:
     """A few modules pass it on; nobody picks a variable out of it."""
     assert not {name for name in imported(TREES[module]) if name == "pydantic_settings"} or (
