@@ -19,11 +19,18 @@ from service.partition import Partition, Reply
 from service.room import UnrecordedBounds
 
 _OUTCOMES = {
-    "book": ("booked", "waiting", "already_booked", "already_waiting", "record_behind", "no_event"),
-    "cancel": ("cancelled", "left", "not_booked", "record_behind", "no_event"),
+    "book": (
+        *("booked", "waiting", "already_booked", "already_waiting"),
+        *("record_behind", "no_event", "frozen"),
+    ),
+    "cancel": ("cancelled", "left", "not_booked", "record_behind", "no_event", "frozen"),
     "open_event": ("opened", "record_behind", "exists"),
 }
 """What is counted from the start, at zero: an alarm on a rate needs a first value."""
+
+_FROZEN = (
+    "This event is frozen by its operator's decision, pending repair; what it has sold can be read."
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -170,19 +177,20 @@ class Lanes:
     async def _book(self, items: list[Asked], deadline: float) -> list[Booking | Missed | Problem]:
         reply = await self._change("book", items, deadline)
         self._count("book", reply.words[::3])
-        return [
-            Missed(reply.last)
-            if outcome == "NO_EVENT"
-            else Problem("record_behind")
-            if outcome == "RECORD_BEHIND"
-            else Booking(
-                status="booked" if outcome.endswith("BOOKED") else "waiting",
-                new=not outcome.startswith("ALREADY"),
-                at=Position(reply.last.epoch, int(seq)),
-                position=int(position),
-            )
-            for outcome, seq, position in _stride(reply.words, 3)
-        ]
+        results: list[Booking | Missed | Problem] = []
+        for outcome, seq, position in _stride(reply.words, 3):
+            if outcome == "NO_EVENT":
+                results.append(Missed(reply.last))
+            elif outcome == "FROZEN":
+                results.append(Problem("closed", _FROZEN))
+            elif outcome == "RECORD_BEHIND":
+                results.append(Problem("record_behind"))
+            else:
+                status = "booked" if outcome.endswith("BOOKED") else "waiting"
+                new = not outcome.startswith("ALREADY")
+                at = Position(reply.last.epoch, int(seq))
+                results.append(Booking(status, new, at, int(position)))
+        return results
 
     async def _cancel(
         self, items: list[Asked], deadline: float
@@ -195,6 +203,8 @@ class Lanes:
         for outcome, seq, promoted in _stride(reply.words, 3):
             if outcome == "NO_EVENT":
                 results.append(Missed(reply.last))
+            elif outcome == "FROZEN":
+                results.append(Problem("closed", _FROZEN))
             elif outcome == "NOT_BOOKED":
                 results.append(None)
             elif outcome == "RECORD_BEHIND":

@@ -16,6 +16,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.decision import Decision
 from service.errors import ConfigurationError
 from service.inspection import inspect_postgresql
+from service.letters import Letters
 from service.lineage import NOWHERE, Epoch, Lineage, Position
 from service.record import Application, Cursor, to_microseconds
 from service.sessions import POOL_COMMAND_S, end_frozen_holders, open_session, settings
@@ -70,6 +71,7 @@ class Ledger:
     def __init__(self, connection: "asyncpg.Connection | PoolConnectionProxy") -> None:
         """Wrap a connection made by `connect`."""
         self._connection = connection
+        self.letters = Letters(connection)
 
     async def __aenter__(self) -> Self:
         """Nothing to do: it is connected."""

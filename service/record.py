@@ -4,17 +4,21 @@ Made by `Ledger.applying`, which holds the cursors' locks; nothing here begins, 
 Times are PostgreSQL's to store and never to order by: order is seq.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.errors import RefusedChangeError
+from service.letters import LetterRow, Letters
 from service.lineage import Epoch, Lineage, Position
 from service.outbox import STATUS_AFTER, Change
+from service.sqlstates import refusing
 
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 _SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
@@ -67,12 +71,14 @@ class Cursor:
     head: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class JournalEnd:
-    """The last change of a journal, and the hash of its row."""
+class Refused(NamedTuple):
+    """The first change of an event that cannot go on record, and why."""
 
-    change: Change
-    hash: bytes
+    seq: int
+    reason: str
+
+
+_NOTHING: Mapping[int, Refused] = {}
 
 
 class Application:
@@ -85,18 +91,27 @@ class Application:
         lineages: Mapping[int, Lineage],
     ) -> None:
         """Made by `Ledger.applying`."""
-        self._connection = connection
+        self.connection = connection
         self.cursors = cursors
+        self.letters = Letters(connection)
         self.lineages = dict(lineages)
 
-    async def record(self, partition: int, changes: Sequence[Change]) -> Position:
-        """Write changes, in order, to journal, events and bookings; move the cursor to the last."""
-        head = await self._journal(partition, changes)
-        await self._open_events([c for c in changes if c.kind == "opened"])
-        await self._bookings(changes)
-        await self._counters(changes)
+    async def record(
+        self, partition: int, changes: Sequence[Change], refused: Mapping[int, Refused] = _NOTHING
+    ) -> Position:
+        """Write changes, in order, to journal, events and bookings; move the cursor to the last.
+
+        Changes of a frozen event follow its dead letters instead; so do, of the events in
+        `refused`, those from the refused one on. The chain of hashes runs over all of them.
+        """
+        head = self.cursors[partition].head
+        hashes: dict[int, bytes] = {}
+        for change in changes:
+            hashes[change.seq] = head = chain(head, partition, change)
+        aside = await self._set_aside(partition, changes, hashes, refused)
+        await self._place(partition, [c for c in changes if c.seq not in aside], hashes)
         last = Position(changes[-1].epoch, changes[-1].seq)
-        await self._connection.execute(
+        await self.connection.execute(
             "UPDATE cursors SET epoch = $2, seq = $3, head = $4, updated_at = now()"
             " WHERE partition = $1",
             partition,
@@ -106,13 +121,67 @@ class Application:
         )
         return last
 
-    async def _journal(self, partition: int, changes: Sequence[Change]) -> bytes:
-        head = self.cursors[partition].head
-        hashes: list[bytes] = []
-        for change in changes:
-            head = chain(head, partition, change)
-            hashes.append(head)
-        await self._connection.execute(
+    async def restore(
+        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+    ) -> None:
+        """Put dead letters of one event on record after all, at their own seqs, in order.
+
+        They are still in their table afterwards, and the cursor stays where it is.
+        """
+        async with self.savepoint():
+            await self._place(partition, changes, hashes)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Undo what was done inside if it raises. A refused change raises RefusedChangeError."""
+        with refusing():
+            async with self.connection.transaction():
+                yield
+
+    async def _set_aside(
+        self,
+        partition: int,
+        changes: Sequence[Change],
+        hashes: Mapping[int, bytes],
+        refused: Mapping[int, Refused],
+    ) -> set[int]:
+        """Make dead letters of what must not go on record; return their seqs."""
+        about = {c.event_id for c in changes if c.event_id is not None}
+        frozen = await self.letters.frozen_among(about)
+        rows = []
+        for c in changes:
+            if c.event_id is None:
+                continue
+            first = refused.get(c.event_id)
+            if c.event_id in frozen:
+                reason = "its event is frozen"
+            elif first is None or c.seq < first.seq:
+                continue
+            else:
+                reason = first.reason if c.seq == first.seq else f"follows change {first.seq}"
+            rows.append(
+                LetterRow(
+                    *(c.seq, c.epoch, from_microseconds(c.at), c.kind, c.event_id),
+                    *(c.user_id, c.details, hashes[c.seq], reason),
+                )
+            )
+        if rows:
+            await self.letters.put(partition, rows)
+        return {row.seq for row in rows}
+
+    async def _place(
+        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+    ) -> None:
+        """Write changes to the journal, and what they come to."""
+        await self._journal(partition, changes, hashes)
+        await self._open_events([c for c in changes if c.kind == "opened"])
+        await self._bookings(changes)
+        await self._counters(changes)
+
+    async def _journal(
+        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+    ) -> None:
+        await self.connection.execute(
             "INSERT INTO journal"
             " (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"
             " SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[],"
@@ -125,14 +194,13 @@ class Application:
             [c.event_id for c in changes],
             [c.user_id for c in changes],
             [c.details for c in changes],
-            hashes,
+            [hashes[c.seq] for c in changes],
         )
-        return head
 
     async def _open_events(self, opened: Sequence[Change]) -> None:
         """Open the events' rows; one that was lost with its draw is made anew."""
         for change in opened:
-            await self._connection.execute(
+            await self.connection.execute(
                 "INSERT INTO events (id, status, name, capacity, created_at, updated_at)"
                 " SELECT $1, 'open', d->>'name', (d->>'totalTickets')::integer, $3, $3"
                 " FROM (SELECT $2::jsonb AS d) AS details"
@@ -152,7 +220,7 @@ class Application:
 
         Never lowered, and not undone by a rollback: an id that is left out does no harm.
         """
-        await self._connection.execute(
+        await self.connection.execute(
             "SELECT setval('events_id_seq', $1) FROM events_id_seq"
             " WHERE last_value < $1 OR (last_value = $1 AND NOT is_called)",
             highest,
@@ -164,7 +232,7 @@ class Application:
         if not latest:
             return
         kept = list(latest.values())
-        await self._connection.execute(
+        await self.connection.execute(
             "INSERT INTO bookings (event_id, user_id, status, seq, updated_at)"
             " SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],"
             " $5::timestamptz[])"
@@ -192,7 +260,7 @@ class Application:
         if not latest:
             return
         ids = list(latest)
-        done = await self._connection.fetch(
+        done = await self.connection.fetch(
             "UPDATE events SET sold = events.sold + d.sold, waiting = events.waiting + d.waiting,"
             " updated_at = d.at FROM unnest($1::bigint[], $2::integer[], $3::integer[],"
             " $4::timestamptz[]) AS d (id, sold, waiting, at)"
@@ -206,42 +274,13 @@ class Application:
             msg = f"changes about events that are not on record: {missing}"
             raise RefusedChangeError(msg)
 
-    # What a replay asks of a record that went back.
-
-    async def journal_end(self, partition: int) -> JournalEnd | None:
-        """Return the journal's last row, wherever the cursor is; None when it has none."""
-        row = await self._connection.fetchrow(
-            "SELECT seq, epoch, at, kind, event_id, user_id, details, hash FROM journal"
-            " WHERE partition = $1 ORDER BY seq DESC LIMIT 1",
-            partition,
-        )
-        if row is None:
-            return None
-        seq, epoch, at, kind, event_id, user_id, details, hash_ = row
-        change = Change(seq, epoch, to_microseconds(at), kind, event_id, user_id, details)
-        return JournalEnd(change, hash_)
-
-    async def events_that_do_not_add_up(self, partition: int) -> list[int]:
-        """Return some events whose counters are not what their users' rows add up to, by id."""
-        rows = await self._connection.fetch(
-            "SELECT id FROM events LEFT JOIN (SELECT event_id,"
-            " count(*) FILTER (WHERE status = 'booked') AS booked,"
-            " count(*) FILTER (WHERE status = 'waiting') AS queued"
-            " FROM bookings GROUP BY event_id) AS counted ON event_id = id"
-            " WHERE id % (SELECT partitions FROM deployment) = $1"
-            " AND (sold, waiting) IS DISTINCT FROM (coalesce(booked, 0), coalesce(queued, 0))"
-            " ORDER BY id LIMIT 10",
-            partition,
-        )
-        return [row["id"] for row in rows]
-
     async def make_good(self, partition: int, epochs: Sequence[Epoch], reason: str) -> None:
         """Put epochs on record that were lost with it; those that had stayed closed are none.
 
         The number of one that stayed closed may be met: on the record that is gone it was another.
         """
         for epoch in epochs:
-            await self._connection.execute(
+            await self.connection.execute(
                 "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
                 " VALUES ($1, $2, $3, $4, $5, $6)"
                 " ON CONFLICT (partition, epoch) DO UPDATE SET verdict = excluded.verdict,"

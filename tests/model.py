@@ -63,6 +63,7 @@ class PartitionModel:
         self.seq = seq
         self.recorded = 0
         self.events: dict[int, Event] = {}
+        self.frozen: set[int] = set()
         self.changes: list[Change] = []
 
     def open(self, event_id: int, capacity: int, most: int = UNBOUNDED) -> Answer:
@@ -79,6 +80,8 @@ class PartitionModel:
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
+        if event_id in self.frozen:
+            return Answer("FROZEN", 0, 0)
         state, seq = event.state(user)
         if state == "booked":
             return Answer("ALREADY_BOOKED", seq, 0)
@@ -97,6 +100,8 @@ class PartitionModel:
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
+        if event_id in self.frozen:
+            return Answer("FROZEN", 0, 0)
         state, _ = event.state(user)
         if state in ("booked", "waiting") and self._behind(most):
             return Answer("RECORD_BEHIND", 0, 0)

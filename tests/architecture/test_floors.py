@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "stores",
         """outbox inspection redis_store wakeups redis_view record decision ledger
-        record_view journal_view sqlstates sessions""",
+        record_view journal_view sqlstates sessions letters end_of_record""",
     ),
     (
         "domain",
@@ -53,6 +53,8 @@ NOT_AT_THE_EDGE = STORES | {
 SPEAKS_SQL = {
     "ledger": "every SQL statement, with record and decision",
     "record": "the statements that put changes on record",
+    "letters": "the table dead_letters",
+    "end_of_record": "what a replay asks of a record that went back",
     "decision": "the statements with which a handshake decides",
     "sessions": "the settings of a session, and how one that is frozen is ended",
     "record_view": "what a comparison reads, in a session that can write nothing",
