@@ -16,10 +16,11 @@ _POSTGRESQL_EPOCH = 946_684_800_000_000
 
 
 class JournalRow(NamedTuple):
-    """One row of the journal."""
+    """One change on record: a row of the journal, or of `dead_letters`, with the `reason` there."""
 
     change: Change
     hash: bytes
+    reason: str | None = None
 
 
 class EventRow(NamedTuple):
@@ -50,7 +51,8 @@ class JournalView(RecordView):
         """Return every partition that has a cursor, an epoch or a row of the journal."""
         rows = await self._connection.fetch(
             "SELECT partition FROM cursors UNION SELECT partition FROM epochs"
-            " UNION SELECT partition FROM journal ORDER BY partition"
+            " UNION SELECT partition FROM journal UNION SELECT partition FROM dead_letters"
+            " ORDER BY partition"
         )
         return [row["partition"] for row in rows]
 
@@ -89,18 +91,28 @@ class JournalView(RecordView):
     async def journal_pages(
         self, partition: int, event_id: int | None = None
     ) -> AsyncIterator[list[JournalRow]]:
-        """Yield a partition's journal in the order of seq, or what of it is about one event."""
+        """Yield a partition's changes in the order of seq, or those about one event.
+
+        Wherever they are kept: the chain runs over journal and dead letters together.
+        """
         cursor = await self._connection.cursor(
-            "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash"
+            "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash,"
+            " NULL AS reason"
             " FROM journal WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2)"
+            " UNION ALL"
+            " SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash,"
+            " reason"
+            " FROM dead_letters WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2)"
             " ORDER BY seq",
             partition,
             event_id,
         )
         while page := await cursor.fetch(_PAGE):
             yield [
-                JournalRow(Change(seq, epoch, _microseconds(at), kind, event, user, details), hash_)
-                for seq, epoch, at, kind, event, user, details, hash_ in page
+                JournalRow(
+                    Change(seq, epoch, _microseconds(at), kind, event, user, details), hash_, reason
+                )
+                for seq, epoch, at, kind, event, user, details, hash_, reason in page
             ]
 
 

@@ -26,13 +26,6 @@ class LetterRow(NamedTuple):
     reason: str
 
 
-class Counted(NamedTuple):
-    """The letters of one partition, and the events that are frozen by them."""
-
-    letters: int
-    events: int
-
-
 class Letters:
     """What is kept. Methods raise what `UNAVAILABLE` lists."""
 
@@ -58,13 +51,12 @@ class Letters:
         )
         return {row["id"] for row in rows}
 
-    async def counted(self) -> dict[int, Counted]:
-        """Return the numbers of each partition that has any."""
+    async def counted(self) -> dict[int, int]:
+        """Return the number of letters of each partition that has any."""
         rows = await self._connection.fetch(
-            "SELECT partition, count(*) AS letters, count(DISTINCT event_id) AS events"
-            " FROM dead_letters GROUP BY partition"
+            "SELECT partition, count(*) AS letters FROM dead_letters GROUP BY partition"
         )
-        return {row["partition"]: Counted(row["letters"], row["events"]) for row in rows}
+        return {row["partition"]: row["letters"] for row in rows}
 
     async def kept(self, event_id: int | None = None) -> list[asyncpg.Record]:
         """Return all letters, or an event's, by partition and seq."""
@@ -76,6 +68,15 @@ class Letters:
                 event_id,
             )
         )
+
+    async def holds(self, partition: int, seqs: Collection[int]) -> bool:
+        """Whether all changes with these seqs are dead letters."""
+        found = await self._connection.fetchval(
+            "SELECT count(*) FROM dead_letters WHERE partition = $1 AND seq = ANY($2)",
+            partition,
+            list(seqs),
+        )
+        return bool(found == len({*seqs}))
 
     async def put(self, partition: int, rows: Sequence[LetterRow]) -> None:
         """Keep changes. For who holds the cursor's lock."""

@@ -94,9 +94,11 @@ class RecordView(Ledger):
         return events
 
     async def journal(self, partition: int, after: int, upto: int) -> list[Change]:
-        """Return the changes on record with `after` < seq <= `upto`, in order."""
+        """Return the changes on record with `after` < seq <= `upto`, in order, letters too."""
         rows = await self._connection.fetch(
             "SELECT seq, epoch, at, kind, event_id, user_id, details FROM journal"
+            " WHERE partition = $1 AND seq > $2 AND seq <= $3 UNION ALL"
+            " SELECT seq, epoch, at, kind, event_id, user_id, details FROM dead_letters"
             " WHERE partition = $1 AND seq > $2 AND seq <= $3 ORDER BY seq",
             partition,
             after,

@@ -31,7 +31,7 @@ async def write_anew(record: Record, rows: Sequence[JournalRow]) -> None:
         "INSERT INTO journal VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8)",
         [
             (c.seq, c.epoch, from_microseconds(c.at), c.kind, c.event_id, c.user_id, c.details, h)
-            for c, h in rows
+            for c, h, _ in rows
         ],
     )
     await record.execute(
