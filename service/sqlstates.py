@@ -46,10 +46,13 @@ def meaning(error: BaseException) -> Meaning:
 
 @contextmanager
 def refusing() -> Iterator[None]:
-    """Turn an error that is about a change's content into RefusedChangeError; pass others on."""
+    """Turn an error that is about a change's content into RefusedChangeError; pass others on.
+
+    What PostgreSQL says of it, its DETAIL too, becomes one line.
+    """
     try:
         yield
     except (*_UNSTORABLE, asyncpg.PostgresError) as error:
         if meaning(error) == "refused":
-            raise RefusedChangeError(str(error)) from error
+            raise RefusedChangeError(" ".join(str(error).split())) from error
         raise

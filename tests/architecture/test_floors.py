@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
         "domain",
         """verdicts assurance succession applying unrecorded orders bringing_forward
         settling handshake opening partition loader lanes watermark engine lingering
-        after_commit writer vitals stopped
+        after_commit writer vitals stopped setting_aside deadletters
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
@@ -35,7 +35,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
         """handshakes app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
-        given_verdicts confirming repair deciding terminal operating cli __main__""",
+        given_verdicts confirming repair deciding terminal operating cli __main__
+        deadletters_report deadletters_commands""",
     ),
 )
 FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
