@@ -93,7 +93,7 @@ class JournalReplay:
         if change.seq == self._last.seq + 1:
             if chain(self._hash, self.partition, change) != hash_:
                 self._note("hash", change, "its hash does not follow from it and the row before")
-        elif change.seq == self._last.seq:
+        elif change.seq == self._last.seq != 0:
             self._note("dead_letter", change, "stands in journal and dead_letters, or twice")
         else:
             # What the row before was is not known: its hash cannot be asked about.
