@@ -1,9 +1,10 @@
 """What an audit and a history read of the record, page by page. The session can write nothing.
 
 All of it is to be asked inside one `snapshot`, so that journal, cursor and tables are of one
-moment; rows come through a cursor of the server, and no more than a page is held.
+moment; rows come through a cursor of the server, and no more than a page is held, beside letters.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Collection
 from typing import NamedTuple
 
@@ -93,27 +94,54 @@ class JournalView(RecordView):
     ) -> AsyncIterator[list[JournalRow]]:
         """Yield a partition's changes in the order of seq, or those about one event.
 
-        Wherever they are kept: the chain runs over journal and dead letters together.
+        Wherever they are kept: the chain runs over journal and dead letters together. They are
+        merged here, since PostgreSQL would sort the whole journal for it; of the letters, which are
+        few beside it, all are held.
         """
+        letters = deque(
+            _row(*row)
+            for row in await self._connection.fetch(
+                "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash,"
+                " reason FROM dead_letters"
+                " WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2) ORDER BY seq",
+                partition,
+                event_id,
+            )
+        )
         cursor = await self._connection.cursor(
-            "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash,"
-            " NULL AS reason"
+            "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash"
             " FROM journal WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2)"
-            " UNION ALL"
-            " SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash,"
-            " reason"
-            " FROM dead_letters WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2)"
             " ORDER BY seq",
             partition,
             event_id,
         )
-        while page := await cursor.fetch(_PAGE):
-            yield [
-                JournalRow(
-                    Change(seq, epoch, _microseconds(at), kind, event, user, details), hash_, reason
-                )
-                for seq, epoch, at, kind, event, user, details, hash_, reason in page
-            ]
+        while found := await cursor.fetch(_PAGE):
+            page = [_row(*row) for row in found]
+            between = []
+            while letters and letters[0].change.seq <= page[-1].change.seq:
+                between.append(letters.popleft())
+            yield sorted([*page, *between], key=_seq_of) if between else page
+        if letters:
+            yield list(letters)
+
+
+def _row(
+    seq: int,
+    epoch: int,
+    at: bytes,
+    kind: str,
+    event_id: int | None,
+    user_id: str | None,
+    details: str | None,
+    hash_: bytes,
+    reason: str | None = None,
+) -> JournalRow:
+    change = Change(seq, epoch, _microseconds(at), kind, event_id, user_id, details)
+    return JournalRow(change, hash_, reason)
+
+
+def _seq_of(row: JournalRow) -> int:
+    return row.change.seq
 
 
 def _microseconds(sent: bytes) -> int:
