@@ -11,26 +11,23 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
 from service.batcher import Batcher
-from service.errors import Problem
+from service.errors import FROZEN, Problem
 from service.keys import event_keys
 from service.lineage import Position
 from service.metrics import Metrics
 from service.partition import Partition, Reply
 from service.room import UnrecordedBounds
 
+_NOT_DONE = ("record_behind", "no_event", "frozen")
 _OUTCOMES = {
-    "book": (
-        *("booked", "waiting", "already_booked", "already_waiting"),
-        *("record_behind", "no_event", "frozen"),
-    ),
-    "cancel": ("cancelled", "left", "not_booked", "record_behind", "no_event", "frozen"),
+    "book": ("booked", "waiting", "already_booked", "already_waiting", *_NOT_DONE),
+    "cancel": ("cancelled", "left", "not_booked", *_NOT_DONE),
     "open_event": ("opened", "record_behind", "exists"),
 }
 """What is counted from the start, at zero: an alarm on a rate needs a first value."""
 
-_FROZEN = (
-    "This event is frozen by its operator's decision, pending repair; what it has sold can be read."
-)
+_REFUSALS = {"RECORD_BEHIND": ("record_behind", ""), "FROZEN": ("closed", FROZEN)}
+"""Code and detail of the problem that an item comes to."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -177,20 +174,19 @@ class Lanes:
     async def _book(self, items: list[Asked], deadline: float) -> list[Booking | Missed | Problem]:
         reply = await self._change("book", items, deadline)
         self._count("book", reply.words[::3])
-        results: list[Booking | Missed | Problem] = []
-        for outcome, seq, position in _stride(reply.words, 3):
-            if outcome == "NO_EVENT":
-                results.append(Missed(reply.last))
-            elif outcome == "FROZEN":
-                results.append(Problem("closed", _FROZEN))
-            elif outcome == "RECORD_BEHIND":
-                results.append(Problem("record_behind"))
-            else:
-                status = "booked" if outcome.endswith("BOOKED") else "waiting"
-                new = not outcome.startswith("ALREADY")
-                at = Position(reply.last.epoch, int(seq))
-                results.append(Booking(status, new, at, int(position)))
-        return results
+        return [
+            Missed(reply.last)
+            if outcome == "NO_EVENT"
+            else Problem(*_REFUSALS[outcome])
+            if outcome in _REFUSALS
+            else Booking(
+                status="booked" if outcome.endswith("BOOKED") else "waiting",
+                new=not outcome.startswith("ALREADY"),
+                at=Position(reply.last.epoch, int(seq)),
+                position=int(position),
+            )
+            for outcome, seq, position in _stride(reply.words, 3)
+        ]
 
     async def _cancel(
         self, items: list[Asked], deadline: float
@@ -203,12 +199,10 @@ class Lanes:
         for outcome, seq, promoted in _stride(reply.words, 3):
             if outcome == "NO_EVENT":
                 results.append(Missed(reply.last))
-            elif outcome == "FROZEN":
-                results.append(Problem("closed", _FROZEN))
             elif outcome == "NOT_BOOKED":
                 results.append(None)
-            elif outcome == "RECORD_BEHIND":
-                results.append(Problem("record_behind"))
+            elif outcome in _REFUSALS:
+                results.append(Problem(*_REFUSALS[outcome]))
             else:
                 at = Position(reply.last.epoch, int(seq))
                 results.append(Cancellation(statuses[outcome], at, promoted == "1"))
