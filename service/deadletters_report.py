@@ -12,9 +12,9 @@ from typing import Any
 
 import asyncpg
 
-from service.app import make_handshakes
 from service.deadletters import DeadLetters, Kept, Move, Retry
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.handshakes import make_handshakes
 from service.looking import CANNOT_TELL, count, looked, printable, rest, say, some, table
 from service.outbox import Change
 from service.record import from_microseconds

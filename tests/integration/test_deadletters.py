@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from service.app import Worker, make_handshakes
+from service.app import Worker
 from service.auditor import audit
 from service.deadletters import DeadLetters, Retry
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Opened
+from service.handshakes import make_handshakes
 from service.history import history
 from service.keys import partition_keys
 from service.ledger import connect

@@ -470,7 +470,7 @@ class TestRefusal:
             event_id = await changed(engine)
             await eventually(lambda: is_recorded(record, valkey))
         seq = int(await valkey.hget(META, "seq"))
-        await self._forge(valkey, 0, f"booked {event_id} held")
+        await forge(valkey, 0, f"booked {event_id} held")
         read = await redis_store.read_outboxes({0: Position(1, seq)}, block_ms=0, count=10)
         held = [outbox.decode(*entry) for entry in read[0]]
         await valkey.flushall()
