@@ -154,7 +154,7 @@ async def _open_partition(url: str) -> None:
     store = RedisStore(url)
     await store.close(0, None, "1 bench")
     await store.load_scripts(0, 1)
-    await store.begin_epoch(0, "1 bench", Position(1, 0), 0, NOWHERE)
+    await store.begin_epoch(0, "1 bench", Position(1, 0), 0, NOWHERE, frozen=())
     await store.aclose()
 
 

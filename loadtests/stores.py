@@ -77,6 +77,12 @@ class Record:
                 " WHERE event_id = $1 AND kind = 'opened' ORDER BY seq LIMIT 1",
                 event_id,
             )
+            letters = await self._connection.fetchval(
+                "SELECT count(*) FROM dead_letters WHERE event_id = $1", event_id
+            )
+            if letters:
+                msg = f"event {event_id} is frozen: {letters} changes of it were set aside"
+                raise CannotTellError(msg)
             if event is None or opened is None:
                 msg = f"event {event_id} is not on this record: is it that of the service?"
                 raise CannotTellError(msg)
@@ -119,14 +125,19 @@ class Record:
         return Position(row["epoch"], row["seq"]), row["head"]
 
     async def _journal(self, partition: int, first: int) -> Check:
-        """Follow the chain of hashes from a seq to the end of the journal."""
+        """Follow the chain of hashes from a seq to the end, over other events' dead letters too."""
         check = Check("the journal has no gap, and its hashes hold")
         before = await self._connection.fetchval(
-            "SELECT hash FROM journal WHERE partition = $1 AND seq = $2", partition, first - 1
+            "SELECT hash FROM journal WHERE partition = $1 AND seq = $2 UNION ALL"
+            " SELECT hash FROM dead_letters WHERE partition = $1 AND seq = $2",
+            partition,
+            first - 1,
         )
         head, seq = before or b"", first - 1
         cursor = await self._connection.cursor(
             "SELECT seq, epoch, at, kind, event_id, user_id, details, hash FROM journal"
+            " WHERE partition = $1 AND seq >= $2 UNION ALL"
+            " SELECT seq, epoch, at, kind, event_id, user_id, details, hash FROM dead_letters"
             " WHERE partition = $1 AND seq >= $2 ORDER BY seq",
             partition,
             first,

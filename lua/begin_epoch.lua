@@ -5,6 +5,12 @@
 --   1 {pNN}:meta    hash
 --   2 {pNN}:calls   hash
 --   3 {pNN}:outbox  stream
+--   then four for each event that is frozen no more: what Redis holds of it may lack what was put
+--   on record since, and so goes
+--     {pNN}:event:<id>         hash
+--     {pNN}:users:<id>         hash
+--     {pNN}:waiting_list:<id>  list
+--     {pNN}:gaps:<id>          zset
 -- ARGV
 --   1 next            text, `<epoch> <token>` of this attempt
 --   2 epoch           integer
@@ -12,13 +18,14 @@
 --   4 predecessor     integer, the epoch of the change with that seq; 0 before the first
 --   5 recorded_epoch  integer, of the record's cursor
 --   6 recorded        integer, seq of the record's cursor
+--   7 frozen          text, the ids of the events that are frozen on record, `<id> <id> ...`
 -- RETURNS outcome
 --   BEGUN    the partition is open
 --   CHANGED  the handshake is somebody else's by now; nothing was done
 -- ERRORS none; an outbox that is ahead of the id refuses it, and then nothing was done
 local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
-local next, epoch, beginning, predecessor, recorded_epoch, recorded =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local next, epoch, beginning, predecessor, recorded_epoch, recorded, frozen =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 local meta = redis.call('HMGET', meta_key, 'open', 'next')
 if meta[1] ~= '0' or meta[2] ~= next then
@@ -32,5 +39,11 @@ redis.call('XADD', outbox_key, epoch .. '-' .. seq, 'v', '2', 'at', now, 'first'
 redis.call('DEL', calls_key)
 redis.call('HSET', meta_key, 'epoch', epoch, 'seq', seq, 'recorded_epoch', recorded_epoch,
   'recorded', recorded, 'open', '1')
-redis.call('HDEL', meta_key, 'next', 'loading', 'reason')
+redis.call('HDEL', meta_key, 'next', 'loading', 'reason', 'frozen')
+if frozen ~= '' then
+  redis.call('HSET', meta_key, 'frozen', frozen)
+end
+for i = 4, #KEYS do
+  redis.call('UNLINK', KEYS[i])
+end
 return { 'BEGUN' }

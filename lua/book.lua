@@ -32,6 +32,7 @@
 --   KEY_REUSED       0, 0; this key made another change
 --   RECORD_BEHIND    0, 0; the booking would be one change too many that is not on record
 --   NO_EVENT         0, 0
+--   FROZEN           0, 0; nobody books or cancels at this event until it is repaired
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
 -- @include fence
 -- @include numbered
@@ -44,7 +45,7 @@ local caller, number, latest, unrecorded_max, awaited, event_count =
   ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 
 local now = clock()
-local refusal, seq, recorded = fence(meta_key, now)
+local refusal, seq, recorded, frozen = fence(meta_key, now)
 if refusal then
   return refusal
 end
@@ -63,7 +64,9 @@ local reply, changes = { 'OK', EPOCH, '', now, '-' }, {}
 for at = 7 + event_count, #ARGV, 3 do
   local event, user, keyed = events[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
   local outcome, change_seq, position, beside = 'NO_EVENT', '0', 0, nil
-  if event.capacity then
+  if event.capacity and is_frozen(frozen, event) then
+    outcome = 'FROZEN'
+  elseif event.capacity then
     local known = user_of(event, user)
     local done, done_seq = done_before(known, keyed)
     if done == 'KEY_REUSED' then

@@ -18,7 +18,8 @@
 --   available, waiting, created_at, updated_at (microseconds), name, state, seq, position, recorded
 --   FOUND     state is booked, waiting, cancelled or left_waiting_list, or empty when the user never
 --             asked for this event or the event was read alone; position is 0 unless waiting;
---             recorded is 1 when the state's seq is at or below the watermark, else 0
+--             recorded is 1 when the state's seq is at or below the watermark, else 0; and 0 for a
+--             frozen event, of which changes below the watermark may be dead letters
 --   NO_EVENT  the rest is empty
 -- ERRORS UNINIT FENCED, each with epoch, seq, clock, reason
 -- @include fence
@@ -28,7 +29,7 @@ local meta_key = KEYS[1]
 local event_count = tonumber(ARGV[1])
 
 local now = clock()
-local refusal, seq, recorded = fence(meta_key, now)
+local refusal, seq, recorded, frozen = fence(meta_key, now)
 if refusal then
   return refusal
 end
@@ -55,9 +56,11 @@ for at = 2 + event_count, #ARGV, 2 do
       or redis.call('HMGET', event.event_key, 'created_at', 'updated_at', 'name')
     local known = user ~= '' and user_of(event, user) or {}
     local position = known.state == 'waiting' and position_of(event, known.turn) or 0
+    local is_recorded = known.seq and tonumber(known.seq) <= recorded
+      and not is_frozen(frozen, event)
     add('FOUND', text(event.capacity), text(event.available), text(event.waiting), event.shown[1],
       event.shown[2], event.shown[3], known.state, known.seq, text(position),
-      known.seq and tonumber(known.seq) <= recorded and '1' or '0')
+      is_recorded and '1' or '0')
   end
 end
 return reply

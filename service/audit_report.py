@@ -60,6 +60,7 @@ def as_json(report: AuditReport) -> dict[str, Any]:
                 "hash": partition.head.hash.hex() or None,
                 "epochs": partition.epochs,
                 "orphans": partition.orphans,
+                "deadLetters": partition.dead_letters,
             }
             for partition in report.partitions
         ],
@@ -106,11 +107,13 @@ def _partitions(report: AuditReport) -> str:
             f"{p.head.seq:,}",
             f"{p.epochs}",
             f"{p.orphans:,}",
+            f"{p.dead_letters:,}",
             p.head.hash.hex()[:16] or "-",
         ]
         for p in report.partitions
     ]
-    return table(["partition", "epoch", "seq", "epochs", "orphans", "hash"], rows, ">>>>><")
+    heads = ["partition", "epoch", "seq", "epochs", "orphans", "letters", "hash"]
+    return table(heads, rows, ">>>>>><")
 
 
 def _events(report: AuditReport) -> str:
@@ -161,6 +164,12 @@ def _notes(report: AuditReport) -> Iterable[str]:
         yield (
             f"orphans: {count(orphans, 'change')} that Redis had made and that no lineage leads to;"
             " kept in the table orphans, never applied, no part of the journal."
+        )
+    letters = sum(partition.dead_letters for partition in report.partitions)
+    if letters:
+        yield (
+            f"letters: {count(letters, 'change')} that an operator has set aside, with their place"
+            " in the chain; `onsale deadletters list` names them, and the events that they freeze."
         )
 
 

@@ -110,8 +110,8 @@ class Auditor:
                 only=self._only,
             )
             async for page in self._record.journal_pages(partition):
-                for change, hash_ in page:
-                    replay.take(change, hash_)
+                for change, hash_, reason in page:
+                    replay.take(change, hash_, reason)
                 self._progress(len(page))
             replay.end()
             replays.append(replay)
@@ -120,7 +120,9 @@ class Auditor:
     async def _audited(self, replays: Iterable[JournalReplay]) -> list[AuditedPartition]:
         orphans = await self._record.orphans()
         return [
-            AuditedPartition(replay.head, replay.epochs, orphans.get(replay.partition, 0))
+            AuditedPartition(
+                replay.head, replay.epochs, orphans.get(replay.partition, 0), replay.letters
+            )
             for replay in replays
         ]
 

@@ -14,6 +14,7 @@ from contextlib import aclosing
 import structlog
 
 from service.applying import apply
+from service.end_of_record import EndOfRecord
 from service.errors import LineageError
 from service.ledger import Ledger
 from service.lineage import NOWHERE, Position
@@ -182,7 +183,8 @@ async def _end_of_record(application: Application, partition: int) -> Change | N
     database of which only some tables were restored.
     """
     at = _cursor(application, partition)
-    end = await application.journal_end(partition)
+    record = EndOfRecord(application.connection)
+    end = await record.journal_end(partition)
     change, head = (end.change, end.hash) if end else (None, b"")
     last = Position(change.epoch, change.seq) if change else NOWHERE
     if last != at or head != application.cursors[partition].head:
@@ -192,7 +194,7 @@ async def _end_of_record(application: Application, partition: int) -> Change | N
     if lineage.newest is None or not lineage.holds(at):
         msg = f"the record is not whole: its epochs do not lead to {at.entry_id}"
         raise LineageError(msg)
-    if odd := await application.events_that_do_not_add_up(partition):
+    if odd := await record.events_that_do_not_add_up(partition):
         msg = f"the record is not whole: the rows of these events do not add up: {odd}"
         raise LineageError(msg)
     return change

@@ -13,7 +13,7 @@ from asyncpg.pool import PoolConnectionProxy
 from service.lineage import Lineage, Position
 from service.losses import Loss
 from service.outbox import Change
-from service.record import from_microseconds
+from service.times import from_microseconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ PROBLEMS: Mapping[str, ProblemType] = {
     "outcome_unknown": ProblemType(503, "Whether this was done is not known", "same_request"),
 }
 
+FROZEN = (
+    "This event is frozen by its operator's decision, pending repair; what it sold can be read."
+)
+"""What `closed` says of one event that has dead letters."""
+
 
 class Problem(Exception):
     """A refusal that reaches the client under a code of `PROBLEMS`.

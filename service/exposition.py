@@ -13,7 +13,7 @@ from starlette.routing import Route
 from service.metrics import Metrics
 from service.vitals import PartitionVitals, Vitals
 
-_OF_A_PARTITION: tuple[tuple[str, str, Callable[[PartitionVitals], float]], ...] = (
+_OF_A_PARTITION: tuple[tuple[str, str, Callable[[PartitionVitals], float | None]], ...] = (
     ("open", "1 where bookings are taken.", lambda v: bool(v.meta and v.meta.open)),
     ("epoch", "The epoch of Redis.", lambda v: v.meta.epoch if v.meta else 0),
     ("last_seq", "R, the last change in Redis.", lambda v: v.meta.seq if v.meta else 0),
@@ -26,6 +26,16 @@ _OF_A_PARTITION: tuple[tuple[str, str, Callable[[PartitionVitals], float]], ...]
     ("lag_changes", "R less P: what the writer has still to do.", lambda v: v.lag_changes),
     ("lag_seconds", "Age of the oldest change that is not on record.", lambda v: v.lag_s),
     ("unrecorded_changes", "R less W.", lambda v: v.unrecorded),
+    (
+        "frozen_events",
+        "Events with dead letters, which nobody books.",
+        lambda v: len(v.meta.frozen) if v.meta else 0,
+    ),
+    (
+        "dead_letters",
+        "Changes that were set aside; absent while PostgreSQL is away.",
+        lambda v: v.dead_letters,
+    ),
     ("outbox_bytes", "Memory of the outbox, about.", lambda v: v.outbox_bytes),
 )
 
@@ -88,7 +98,8 @@ class _Everything(Collector):
         for name, what, value_of in _OF_A_PARTITION:
             family = GaugeMetricFamily(f"onsale_{name}", what, labels=["partition"])
             for number, of in self._vitals.partitions.items():
-                family.add_metric([str(number)], value_of(of))
+                if (value := value_of(of)) is not None:
+                    family.add_metric([str(number)], value)
             yield family
         yield self._closed()
 

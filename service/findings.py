@@ -1,16 +1,17 @@
 """What a comparison of Redis with the record found: drifts, events, partitions, the whole.
 
-Pure. A drift is named by user and direction, or by its event where no user is to be named. Three
-verdicts: `clean`; `drift`, which wins; `cannot_tell` where something could not be compared.
+Pure. A drift is named by user and direction, or by its event where no user is to be named. Four
+verdicts: `clean`; `drift`, which wins; `frozen` where an event has dead letters, for an operator to
+put on record; `cannot_tell` where something could not be compared.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["clean", "drift", "cannot_tell"]
+Verdict = Literal["clean", "drift", "frozen", "cannot_tell"]
 
-EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "drift": 1, "cannot_tell": 2}
+EXIT_CODES: Mapping[Verdict, int] = {"clean": 0, "drift": 1, "frozen": 1, "cannot_tell": 2}
 
 KINDS: Mapping[str, str] = {
     "missing_on_record": "Redis has it, the record lacks it",
@@ -27,6 +28,8 @@ KINDS: Mapping[str, str] = {
     "turns": "turns in the waiting list are not consecutive: positions behind are wrong",
     "unreadable": "an element of the waiting list that no script could have written",
     "counter": "a counter in Redis is not what the record comes to",
+    "frozen": "the record and Redis do not freeze the same events: one that has dead letters can be"
+    " booked, or one that has none cannot",
     "record_counter": "a counter on record is not what the bookings on record come to",
 }
 """Every kind of drift, and what it means to an operator."""
@@ -49,7 +52,9 @@ class EventFinding:
 
     `absent`: Redis does not hold the event; it comes back from the record when it is asked for,
     so there was nothing to compare. `in_flight` changes were in Redis and not yet on record when
-    the record was read. `unsettled` users changed in every pass.
+    the record was read. `unsettled` users changed in every pass. `frozen` is the number of its dead
+    letters: of such an event Redis may have more than the record, or less, and users are not
+    compared.
     """
 
     event_id: int
@@ -62,12 +67,15 @@ class EventFinding:
     unsettled: Sequence[str] = ()
     absent: bool = False
     reason: str = ""
+    frozen: int = 0
 
     @property
     def verdict(self) -> Verdict:
         """What this event comes to."""
         if self.drifts:
             return "drift"
+        if self.frozen:
+            return "frozen"
         return "cannot_tell" if self.unsettled or self.reason else "clean"
 
 
@@ -114,10 +122,12 @@ class Report:
         found = {event.verdict for event in self.events}
         if "drift" in found:
             return "drift"
+        if "frozen" in found:
+            return "frozen"
         unknown = "cannot_tell" in found or any(p.reason for p in self.partitions)
         return "cannot_tell" if unknown else "clean"
 
     @property
     def exit_code(self) -> int:
-        """0 clean, 1 drift, 2 cannot tell."""
+        """0 clean, 1 drift or frozen, 2 cannot tell."""
         return EXIT_CODES[self.verdict]

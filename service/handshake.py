@@ -240,6 +240,7 @@ class Handshake:
             Position(epoch.epoch, epoch.beginning),
             epoch.predecessor,
             await ledger.cursor(self.partition),
+            await ledger.letters.frozen(self.partition),
         )
         began_at = Position(epoch.predecessor, epoch.beginning)
         return Opened(epoch.epoch, epoch.verdict, began_at, why) if began else None

@@ -25,6 +25,10 @@ _IN_WORDS: Mapping[str, str] = {
 }
 
 
+SET_ASIDE = "setAside"
+"""Counted beside the kinds of change: a dead letter, of whatever kind."""
+
+
 class NoHistoryError(Exception):
     """No change is about this event, or about this user of it."""
 
@@ -88,11 +92,11 @@ async def history(
         newest: deque[Happening] = deque(maxlen=limit - 1)
         kinds: Counter[str] = Counter()
         async for page in record.journal_pages(partition, event_id):
-            for change, _ in page:
-                happening = _happening(change, replay)
+            for change, _, reason in page:
+                happening = _happening(change, replay) if reason is None else _aside(change, reason)
                 if user_id is None or change.user_id == user_id:
                     (newest if first else first).append(happening)
-                    kinds[change.kind] += 1
+                    kinds[change.kind if reason is None else SET_ASIDE] += 1
             if on_progress is not None:
                 on_progress(page[-1].change.seq, until.seq)
     number = kinds.total()
@@ -114,6 +118,11 @@ async def history(
         kinds=kinds,
         shown=(*first, *newest),
     )
+
+
+def _aside(change: Change, reason: str) -> Happening:
+    """Put a dead letter into words; it has come to nothing yet."""
+    return Happening(change, f"set aside, not on record ({change.kind}): {reason}")
 
 
 def _happening(change: Change, replay: AuditedReplay) -> Happening:

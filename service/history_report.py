@@ -7,9 +7,9 @@ import asyncio
 import json
 from typing import Any
 
-from service.history import Happening, NoHistoryError, Told, history
+from service.history import SET_ASIDE, Happening, NoHistoryError, Told, history
 from service.looking import count, looked, printable, say, table
-from service.record import from_microseconds
+from service.times import from_microseconds
 
 _NO_HISTORY = 1
 _COUNTED = (
@@ -18,6 +18,7 @@ _COUNTED = (
     ("promoted", "promoted"),
     ("cancelled", "cancelled"),
     ("left", "left the waiting list"),
+    (SET_ASIDE, "set aside"),
 )
 
 

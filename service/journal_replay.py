@@ -1,4 +1,6 @@
-"""One partition's journal, replayed row by row: seqs, epochs, hashes, and each event. Pure.
+"""One partition's changes, replayed row by row: seqs, epochs, hashes, and each event. Pure.
+
+Dead letters stand in the chain between the rows of the journal, and come to nothing.
 
 Invariant: a row that no rule names is the very row that the writer wrote, as far as the hash behind
 it, and so a head that is kept, can vouch for it.
@@ -80,6 +82,8 @@ class JournalReplay:
         self._kept: dict[int, list[Head]] = {}
         for head in kept:
             self._kept.setdefault(head.seq, []).append(head)
+        self.letters = 0
+        self._frozen: dict[int, int] = {}  # by event, the seq of its first dead letter
         self._last = NOWHERE
         self._hash = b""
         self._epoch = 0  # the epoch of the rows with seqs above `_begins`, up to `_ends`
@@ -97,14 +101,16 @@ class JournalReplay:
         """How many epochs there are on record that have changes or will have."""
         return len(self._lineage.epochs)
 
-    def take(self, change: Change, hash_: bytes) -> None:
-        """Judge the next row and apply it."""
+    def take(self, change: Change, hash_: bytes, reason: str | None = None) -> None:
+        """Judge the next row, and apply it unless it was set aside, for a `reason`."""
         if change.seq > self._cursor.last.seq:
             self._beyond = self._beyond or change.seq
             return
         if change.seq == self._last.seq + 1:
             if chain(self._hash, self.partition, change) != hash_:
                 self._note("hash", change, "its hash does not follow from it and the row before")
+        elif change.seq == self._last.seq != 0:
+            self._note("dead_letter", change, "stands in journal and dead_letters, or twice")
         else:
             # What the row before was is not known: its hash cannot be asked about.
             self._note("gap", change, f"comes after seq {self._last.seq}")
@@ -116,6 +122,8 @@ class JournalReplay:
                 self._say("kept_head", head.seq, says)
         if why := self._unreadable(change):
             self._note("unreadable", change, why)
+        elif reason is not None:
+            self._take_letter(change)
         elif change.event_id is not None and (self._only is None or change.event_id in self._only):
             self._replay(change, change.event_id)
 
@@ -215,7 +223,18 @@ class JournalReplay:
             return ""
         return f"{change.kind} with details {change.details!r}"
 
+    def _take_letter(self, change: Change) -> None:
+        """Remember what froze an event; the tables are as if it had not been."""
+        self.letters += 1
+        if change.event_id is None:
+            self._note("dead_letter", change, "is about no event, and was set aside")
+        else:
+            self._frozen.setdefault(change.event_id, change.seq)
+
     def _replay(self, change: Change, event_id: int) -> None:
+        if event_id in self._frozen:
+            says = f"stands in the journal though change {self._frozen[event_id]} was set aside"
+            self._note("dead_letter", change, says)
         event = self.events.get(event_id)
         if event is None:
             event = self.events[event_id] = AuditedReplay(event_id, self.partition)

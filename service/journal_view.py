@@ -1,9 +1,10 @@
 """What an audit and a history read of the record, page by page. The session can write nothing.
 
 All of it is to be asked inside one `snapshot`, so that journal, cursor and tables are of one
-moment; rows come through a cursor of the server, and no more than a page is held.
+moment; rows come through a cursor of the server, and no more than a page is held, beside letters.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Collection
 from typing import NamedTuple
 
@@ -16,10 +17,11 @@ _POSTGRESQL_EPOCH = 946_684_800_000_000
 
 
 class JournalRow(NamedTuple):
-    """One row of the journal."""
+    """One change on record: a row of the journal, or of `dead_letters`, with the `reason` there."""
 
     change: Change
     hash: bytes
+    reason: str | None = None
 
 
 class EventRow(NamedTuple):
@@ -51,7 +53,8 @@ class JournalView(RecordView):
         """Return every partition that has a cursor, an epoch or a row of the journal."""
         rows = await self._connection.fetch(
             "SELECT partition FROM cursors UNION SELECT partition FROM epochs"
-            " UNION SELECT partition FROM journal ORDER BY partition"
+            " UNION SELECT partition FROM journal UNION SELECT partition FROM dead_letters"
+            " ORDER BY partition"
         )
         return [row["partition"] for row in rows]
 
@@ -90,7 +93,22 @@ class JournalView(RecordView):
     async def journal_pages(
         self, partition: int, event_id: int | None = None
     ) -> AsyncIterator[list[JournalRow]]:
-        """Yield a partition's journal in the order of seq, or what of it is about one event."""
+        """Yield a partition's changes in the order of seq, or those about one event.
+
+        Wherever they are kept: the chain runs over journal and dead letters together. They are
+        merged here, since PostgreSQL would sort the whole journal for it; of the letters, which are
+        few beside it, all are held.
+        """
+        letters = deque(
+            _row(*row)
+            for row in await self._connection.fetch(
+                "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash,"
+                " reason FROM dead_letters"
+                " WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2) ORDER BY seq",
+                partition,
+                event_id,
+            )
+        )
         cursor = await self._connection.cursor(
             "SELECT seq, epoch, timestamptz_send(at), kind, event_id, user_id, details, hash"
             " FROM journal WHERE partition = $1 AND ($2::bigint IS NULL OR event_id = $2)"
@@ -98,11 +116,33 @@ class JournalView(RecordView):
             partition,
             event_id,
         )
-        while page := await cursor.fetch(_PAGE):
-            yield [
-                JournalRow(Change(seq, epoch, _microseconds(at), kind, event, user, details), hash_)
-                for seq, epoch, at, kind, event, user, details, hash_ in page
-            ]
+        while found := await cursor.fetch(_PAGE):
+            page = [_row(*row) for row in found]
+            between = []
+            while letters and letters[0].change.seq <= page[-1].change.seq:
+                between.append(letters.popleft())
+            yield sorted([*page, *between], key=_seq_of) if between else page
+        if letters:
+            yield list(letters)
+
+
+def _row(
+    seq: int,
+    epoch: int,
+    at: bytes,
+    kind: str,
+    event_id: int | None,
+    user_id: str | None,
+    details: str | None,
+    hash_: bytes,
+    reason: str | None = None,
+) -> JournalRow:
+    change = Change(seq, epoch, _microseconds(at), kind, event_id, user_id, details)
+    return JournalRow(change, hash_, reason)
+
+
+def _seq_of(row: JournalRow) -> int:
+    return row.change.seq
 
 
 def _microseconds(sent: bytes) -> int:

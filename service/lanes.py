@@ -28,7 +28,7 @@ from service.results import (
 )
 from service.room import UnrecordedBounds
 
-_NOTHING_NEW = ("replayed", "key_reused", "record_behind", "no_event")
+_NOTHING_NEW = ("replayed", "key_reused", "record_behind", "no_event", "frozen")
 _OUTCOMES = {
     "book": ("booked", "waiting", "already_booked", "already_waiting", *_NOTHING_NEW),
     "cancel": ("cancelled", "left", "not_booked", *_NOTHING_NEW),

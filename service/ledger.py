@@ -8,17 +8,21 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from service.decision import Decision
-from service.errors import ConfigurationError, RefusedChangeError
+from service.errors import ConfigurationError
 from service.inspection import inspect_postgresql
+from service.letters import Letters
 from service.lineage import NOWHERE, Epoch, Lineage, Position
-from service.record import Application, Cursor, to_microseconds
+from service.record import Application, Cursor
+from service.sessions import POOL_COMMAND_S, end_frozen_holders, open_session, settings
 from service.soundness import PostgresqlAsFound
+from service.sqlstates import refusing
+from service.times import to_microseconds
 
 UNAVAILABLE = (
     asyncpg.PostgresError,
@@ -29,9 +33,6 @@ UNAVAILABLE = (
     asyncio.IncompleteReadError,
 )
 """What a statement raises when PostgreSQL cannot do it now; another connection may, later."""
-
-_SESSION = {"timezone": "UTC", "default_transaction_isolation": "read committed"}
-"""Whatever the database's defaults: who has waited for a lock must see what was committed then."""
 
 _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""
@@ -72,6 +73,7 @@ class Ledger:
     def __init__(self, connection: "asyncpg.Connection | PoolConnectionProxy") -> None:
         """Wrap a connection made by `connect`."""
         self._connection = connection
+        self.letters = Letters(connection)
 
     async def __aenter__(self) -> Self:
         """Nothing to do: it is connected."""
@@ -194,20 +196,31 @@ class Ledger:
             yield [UserOnRecord(*row) for row in rows]
 
     @asynccontextmanager
+    async def _locking(
+        self, partitions: Iterable[int]
+    ) -> AsyncIterator[tuple[dict[int, Cursor], dict[int, Lineage]]]:
+        """One transaction that holds the cursors' locks, with the lineages read after them.
+
+        Who is kept from a lock for too long ends the session that holds it frozen, and fails.
+        """
+        wanted = sorted(partitions)
+        try:
+            async with self._connection.transaction():
+                yield await self._cursors(_LOCK_CURSORS, wanted), await self.lineages(wanted)
+        except asyncpg.LockNotAvailableError:
+            await end_frozen_holders(self._connection, wanted)
+            raise
+
+    @asynccontextmanager
     async def applying(self, partitions: Iterable[int]) -> AsyncIterator[Application]:
         """One transaction that holds the cursors' locks; commits at the end, or not at all.
 
         The epochs are read after the locks, so that a handshake's verdict is seen or waits.
         Raises RefusedChangeError for a change that PostgreSQL refuses for what it says.
         """
-        wanted = sorted(partitions)
-        try:
-            async with self._connection.transaction():
-                cursors = await self._cursors(_LOCK_CURSORS, wanted)
-                lineages = await self.lineages(wanted)
+        with refusing():
+            async with self._locking(partitions) as (cursors, lineages):
                 yield Application(self._connection, cursors, lineages)
-        except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
-            raise RefusedChangeError(str(error)) from error
 
     async def lock_handshake(self, partition: int, *, wait_s: float) -> bool:
         """Become the only handshake of a partition, until this connection ends.
@@ -238,9 +251,7 @@ class Ledger:
     @asynccontextmanager
     async def deciding(self, partition: int) -> AsyncIterator[Decision]:
         """One transaction in which P stands still and a verdict is put on record."""
-        async with self._connection.transaction():
-            cursors = await self._cursors(_LOCK_CURSORS, [partition])
-            lineages = await self.lineages([partition])
+        async with self._locking([partition]) as (cursors, lineages):
             yield Decision(
                 self._connection,
                 partition,
@@ -254,18 +265,7 @@ async def connect(url: str, *, purpose: str, idle_s: int = 0, timeout_s: float =
 
     `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks.
     """
-    settings: dict[str, Any] = {
-        **_SESSION,
-        "application_name": f"onsale {purpose}",
-        "lock_timeout": "5s",
-        "statement_timeout": "60s",
-        "idle_in_transaction_session_timeout": "10s",
-        "idle_session_timeout": f"{idle_s}s",
-    }
-    connection = await asyncpg.connect(
-        url, timeout=timeout_s, command_timeout=60.0, server_settings=settings
-    )
-    return Ledger(connection)
+    return Ledger(await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s))
 
 
 class LedgerPool:
@@ -287,8 +287,8 @@ class LedgerPool:
                 min_size=0,
                 max_size=self._size,
                 timeout=self._timeout_s,
-                command_timeout=30.0,
-                server_settings={**_SESSION, "application_name": "onsale api"},
+                command_timeout=POOL_COMMAND_S,
+                server_settings=settings("api"),
             )
             await self._pool
         async with self._pool.acquire(timeout=self._timeout_s) as connection:

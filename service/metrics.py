@@ -172,7 +172,11 @@ def note_reconcile(directory: Path, *, exit_code: int, drifts: int) -> None:
     registry = CollectorRegistry()
     for name, what, value in (
         ("timestamp_seconds", "When `onsale reconcile` last ended, unix time.", time.time()),
-        ("exit_code", "Of the last one: 0 clean, 1 drift, 2 cannot tell.", exit_code),
+        (
+            "exit_code",
+            "Of the last one: 0 clean, 1 drift or frozen, 2 cannot tell.",
+            exit_code,
+        ),
         ("drifts", "Drifts that the last one found.", drifts),
     ):
         gauge = Gauge(

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from service import migrations
+from service.deadletters_commands import deadletters
 from service.errors import ConfigurationError
 from service.resources import is_checkout, sql_directory
 from service.store_urls import masked
@@ -108,7 +109,7 @@ def reconcile(event_ids: tuple[int, ...], *, as_json: bool, repair: bool, apply:
 
     All events, or those named. Changes that are in flight are taken into account. Writes nothing,
     but with --repair --apply: then Redis is made anew from the record, where that holds. Exit 0:
-    clean; 1: drift; 2: cannot tell.
+    clean; 1: drift, or a frozen event; 2: cannot tell.
     """
     if apply and not repair:
         msg = "--apply belongs to --repair"
@@ -275,6 +276,7 @@ COMMANDS: tuple[click.Command, ...] = (
     reconcile,
     audit,
     history,
+    deadletters,
     settings,
     migrate,
 )

@@ -14,7 +14,7 @@ from service.findings import KINDS, EventFinding, Report
 from service.looking import count, looked, printable, rest, say, some, table
 from service.reconciler import UnknownEventError, reconcile
 
-_WORST_FIRST = ("drift", "cannot_tell", "clean")
+_WORST_FIRST = ("drift", "frozen", "cannot_tell", "clean")
 
 
 def run(
@@ -80,6 +80,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "waiting": event.waiting,
                 "inFlight": event.in_flight,
                 "absent": event.absent,
+                "deadLetters": event.frozen,
                 "unsettled": list(event.unsettled),
             }
             for event in report.events
@@ -164,6 +165,11 @@ def _notes(report: Report) -> Iterable[str]:
         f" {', '.join(map(printable, event.unsettled[:5]))}."
         for event in some([event for event in report.events if event.unsettled])
     ]
+    lines += [
+        f"event {event.event_id} is frozen: {count(event.frozen, 'change')} of it could not go on"
+        " record; its users are not compared. `onsale deadletters list` says why."
+        for event in some([event for event in report.events if event.frozen])
+    ]
     if any(event.absent for event in report.events):
         lines.append(
             "not in Redis: nothing to compare; the event comes back from the record when it is"
@@ -186,6 +192,9 @@ def _verdict(report: Report) -> str:
     if report.verdict == "drift":
         number = sum(event.verdict == "drift" for event in events)
         return f"drift: {len(report.drifts):,} in {count(number, 'event')}; {compared}."
+    if report.verdict == "frozen":
+        number = sum(event.verdict == "frozen" for event in events)
+        return f"frozen: {count(number, 'event')}, the others agree; {compared}."
     if report.verdict == "clean":
         return f"clean: Redis and the record agree; {compared}."
     return f"cannot tell: what could be compared agrees; {compared}."

@@ -8,11 +8,11 @@ that is the handshake's to settle.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from service.errors import CorruptEntryError
 from service.event_reading import PASSES, EventReading, Scope
-from service.findings import EventFinding, PartitionFinding, Report
+from service.findings import Drift, EventFinding, PartitionFinding, Report
 from service.keys import partition_of
 from service.lineage import NOWHERE, Lineage, Position
 from service.record_view import RecordedEvent, RecordView
@@ -90,6 +90,7 @@ class Reconciler:
             of = {i for i in wanted if partition_of(i, partitions) == partition}
             if event_ids is None:
                 of |= await self._redis.event_ids(partition)
+                of |= (await self._record.letters.frozen(partition)).keys()
             elif not of:
                 continue
             found.append(await self._partition(partition, sorted(of), sizes))
@@ -138,7 +139,9 @@ class Reconciler:
             meta = await self._redis.meta(partition)
             if before is None and meta is None and recorded == NOWHERE and not lineage.newest:
                 return PartitionFinding(partition, 0, 0, 0)
-            last = _sound(before, meta, recorded, lineage).last
+            sound = _sound(before, meta, recorded, lineage)
+            last = sound.last
+            frozen = await self._record.letters.frozen(partition)
             own = [i for i in event_ids if partition_of(i, self._partitions) == partition]
             on_record = await self._record.events(own, self._progress)
         tail = self._tail(partition, recorded, last.epoch)
@@ -147,6 +150,10 @@ class Reconciler:
         events = []
         for event_id in event_ids:
             event: RecordedEvent | None = on_record.pop(event_id, None)
+            if event_id in frozen or event_id in sound.frozen:
+                letters = frozen.get(event_id, 0)
+                events.append(_frozen(event_id, last.seq, event, letters, sound.frozen))
+                continue
             finding = await EventReading(scope, event_id, self._progress).run(event)
             if finding is not None:
                 events.append(finding)
@@ -167,6 +174,26 @@ class Reconciler:
         self._rows_done = min(self._rows, self._rows_done + rows)
         if self._on_progress is not None:
             self._on_progress(self._rows_done, self._rows)
+
+
+def _frozen(
+    event_id: int, seq: int, event: RecordedEvent | None, letters: int, in_redis: Collection[int]
+) -> EventFinding:
+    """Return what is found of an event that the record or Redis has frozen, or both."""
+    drifts = []
+    if not letters or event_id not in in_redis:
+        redis, record = ("frozen" if is_so else None for is_so in (event_id in in_redis, letters))
+        drifts.append(Drift(event_id, None, "frozen", redis, record))
+    return EventFinding(
+        event_id=event_id,
+        seq=seq,
+        users=len(event.users) if event else 0,
+        booked=event.sold if event else 0,
+        waiting=event.waiting if event else 0,
+        in_flight=0,
+        drifts=drifts,
+        frozen=letters,
+    )
 
 
 def _sound(before: Meta | None, meta: Meta | None, recorded: Position, lineage: Lineage) -> Meta:

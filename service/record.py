@@ -4,32 +4,21 @@ Made by `Ledger.applying`, which holds the cursors' locks; nothing here begins, 
 Times are PostgreSQL's to store and never to order by: order is seq.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from typing import NamedTuple
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.errors import RefusedChangeError
-from service.keyed import kept, keyed_of
+from service.letters import LetterRow, Letters
 from service.lineage import Epoch, Lineage, Position
-from service.outbox import STATUS_AFTER, Change
-
-_EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
-_SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
-_WAITING = {"waiting": 1, "promoted": -1, "left": -1}
-
-
-def from_microseconds(at: int) -> datetime:
-    """Return a time of Redis's clock as PostgreSQL stores it, to the microsecond."""
-    return _EPOCH_START + timedelta(microseconds=at)
-
-
-def to_microseconds(at: datetime) -> int:
-    """Return a stored time as Redis's clock counts it."""
-    return (at - _EPOCH_START) // timedelta(microseconds=1)
+from service.outbox import Change
+from service.projection import Projection
+from service.sqlstates import refusing
+from service.times import from_microseconds, to_microseconds
 
 
 def chain(head: bytes, partition: int, change: Change) -> bytes:
@@ -68,12 +57,14 @@ class Cursor:
     head: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class JournalEnd:
-    """The last change of a journal, and the hash of its row."""
+class Refused(NamedTuple):
+    """The first change of an event that cannot go on record, and why."""
 
-    change: Change
-    hash: bytes
+    seq: int
+    reason: str
+
+
+_NOTHING: Mapping[int, Refused] = {}
 
 
 class Application:
@@ -86,18 +77,27 @@ class Application:
         lineages: Mapping[int, Lineage],
     ) -> None:
         """Made by `Ledger.applying`."""
-        self._connection = connection
+        self.connection = connection
         self.cursors = cursors
+        self.letters = Letters(connection)
         self.lineages = dict(lineages)
 
-    async def record(self, partition: int, changes: Sequence[Change]) -> Position:
-        """Write changes, in order, to journal, events and bookings; move the cursor to the last."""
-        head = await self._journal(partition, changes)
-        await self._open_events([c for c in changes if c.kind == "opened"])
-        await self._bookings(changes)
-        await self._counters(changes)
+    async def record(
+        self, partition: int, changes: Sequence[Change], refused: Mapping[int, Refused] = _NOTHING
+    ) -> Position:
+        """Write changes, in order, to journal, events and bookings; move the cursor to the last.
+
+        Changes of a frozen event follow its dead letters instead; so do, of the events in
+        `refused`, those from the refused one on. The chain of hashes runs over all of them.
+        """
+        head = self.cursors[partition].head
+        hashes: dict[int, bytes] = {}
+        for change in changes:
+            hashes[change.seq] = head = chain(head, partition, change)
+        aside = await self._set_aside(partition, changes, hashes, refused)
+        await self._place(partition, [c for c in changes if c.seq not in aside], hashes)
         last = Position(changes[-1].epoch, changes[-1].seq)
-        await self._connection.execute(
+        await self.connection.execute(
             "UPDATE cursors SET epoch = $2, seq = $3, head = $4, updated_at = now()"
             " WHERE partition = $1",
             partition,
@@ -107,13 +107,65 @@ class Application:
         )
         return last
 
-    async def _journal(self, partition: int, changes: Sequence[Change]) -> bytes:
-        head = self.cursors[partition].head
-        hashes: list[bytes] = []
-        for change in changes:
-            head = chain(head, partition, change)
-            hashes.append(head)
-        await self._connection.execute(
+    async def restore(
+        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+    ) -> None:
+        """Put dead letters of one event on record after all, at their own seqs, in order.
+
+        They are still in their table afterwards, and the cursor stays where it is.
+        """
+        async with self.savepoint():
+            await self._place(partition, changes, hashes)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Undo what was done inside if it raises. A refused change raises RefusedChangeError."""
+        with refusing():
+            async with self.connection.transaction():
+                yield
+
+    async def _set_aside(
+        self,
+        partition: int,
+        changes: Sequence[Change],
+        hashes: Mapping[int, bytes],
+        refused: Mapping[int, Refused],
+    ) -> set[int]:
+        """Make dead letters of what must not go on record; return their seqs."""
+        about = {c.event_id for c in changes if c.event_id is not None}
+        frozen = await self.letters.frozen_among(about)
+        rows = []
+        for c in changes:
+            if c.event_id is None:
+                continue
+            first = refused.get(c.event_id)
+            if c.event_id in frozen:
+                reason = "its event is frozen"
+            elif first is None or c.seq < first.seq:
+                continue
+            else:
+                reason = first.reason if c.seq == first.seq else f"follows change {first.seq}"
+            rows.append(
+                LetterRow(
+                    *(c.seq, c.epoch, from_microseconds(c.at), c.kind, c.event_id),
+                    *(c.user_id, c.details, hashes[c.seq], reason),
+                )
+            )
+        if rows:
+            await self.letters.put(partition, rows)
+        return {row.seq for row in rows}
+
+    async def _place(
+        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+    ) -> None:
+        """Write changes to the journal, and what they come to."""
+        await self._journal(partition, changes, hashes)
+        await Projection(self.connection).carry(changes)
+
+    async def _journal(
+        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+    ) -> None:
+        await self.connection.execute(
             "INSERT INTO journal"
             " (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"
             " SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[],"
@@ -126,137 +178,8 @@ class Application:
             [c.event_id for c in changes],
             [c.user_id for c in changes],
             [c.details for c in changes],
-            hashes,
+            [hashes[c.seq] for c in changes],
         )
-        return head
-
-    async def _open_events(self, opened: Sequence[Change]) -> None:
-        """Open the events' rows; one that was lost with its draw is made anew."""
-        for change in opened:
-            await self._connection.execute(
-                "INSERT INTO events (id, status, name, capacity, created_at, updated_at)"
-                " SELECT $1, 'open', d->>'name', (d->>'totalTickets')::integer, $3, $3"
-                " FROM (SELECT $2::jsonb AS d) AS details"
-                " ON CONFLICT (id) DO UPDATE SET status = 'open', name = excluded.name,"
-                " capacity = excluded.capacity, created_at = excluded.created_at,"
-                " updated_at = excluded.updated_at",
-                change.event_id,
-                change.details,
-                from_microseconds(change.at),
-            )
-
-        if opened:
-            await self._raise_event_ids(max(change.event_id or 0 for change in opened))
-
-    async def _raise_event_ids(self, highest: int) -> None:
-        """Have no id drawn that an event has already: a restored record forgets what it drew.
-
-        Never lowered, and not undone by a rollback: an id that is left out does no harm.
-        """
-        await self._connection.execute(
-            "SELECT setval('events_id_seq', $1) FROM events_id_seq"
-            " WHERE last_value < $1 OR (last_value = $1 AND NOT is_called)",
-            highest,
-        )
-
-    async def _bookings(self, changes: Sequence[Change]) -> None:
-        """Keep each user's last state: a user may change several times in a batch."""
-        latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
-        if not latest:
-            return
-        users = list(latest.values())
-        keyed = await self._keyed(changes)
-        await self._connection.execute(
-            "INSERT INTO bookings (event_id, user_id, status, seq, updated_at, keyed)"
-            " SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],"
-            " $5::timestamptz[], $6::text[])"
-            " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
-            " seq = excluded.seq, updated_at = excluded.updated_at,"
-            " keyed = CASE excluded.keyed WHEN '' THEN bookings.keyed ELSE excluded.keyed END",
-            [c.event_id for c in users],
-            [c.user_id for c in users],
-            [STATUS_AFTER[c.kind] for c in users],
-            [c.seq for c in users],
-            [from_microseconds(c.at) for c in users],
-            [keyed.get((c.event_id, c.user_id), "") for c in users],
-        )
-
-    async def _keyed(self, changes: Sequence[Change]) -> dict[tuple[int | None, str | None], str]:
-        """Return what is kept of keyed changes, of those users alone who made one in the batch."""
-        made = [(c, k) for c in changes if c.details and (k := keyed_of(c.kind, c.details))]
-        if not made:
-            return {}
-        # Nobody else writes these rows: the cursor's lock is held.
-        rows = await self._connection.fetch(
-            "SELECT event_id, user_id, keyed FROM bookings"
-            " JOIN unnest($1::bigint[], $2::text[]) AS made (event, who)"
-            " ON event_id = event AND user_id = who",
-            [c.event_id for c, _ in made],
-            [c.user_id for c, _ in made],
-        )
-        held = {(row["event_id"], row["user_id"]): row["keyed"] for row in rows}
-        for change, keyed in made:
-            user = (change.event_id, change.user_id)
-            held[user] = kept(held.get(user, ""), keyed, change.seq)
-        return held
-
-    async def _counters(self, changes: Sequence[Change]) -> None:
-        """Net of the batch; a change about an event that is not on record is refused."""
-        sold: dict[int, int] = {}
-        waiting: dict[int, int] = {}
-        latest: dict[int, int] = {}
-        for change in changes:
-            if change.event_id is None or change.kind not in STATUS_AFTER:
-                continue
-            event_id = change.event_id
-            sold[event_id] = sold.get(event_id, 0) + _SOLD.get(change.kind, 0)
-            waiting[event_id] = waiting.get(event_id, 0) + _WAITING.get(change.kind, 0)
-            latest[event_id] = change.at
-        if not latest:
-            return
-        ids = list(latest)
-        done = await self._connection.fetch(
-            "UPDATE events SET sold = events.sold + d.sold, waiting = events.waiting + d.waiting,"
-            " updated_at = d.at FROM unnest($1::bigint[], $2::integer[], $3::integer[],"
-            " $4::timestamptz[]) AS d (id, sold, waiting, at)"
-            " WHERE events.id = d.id AND events.status = 'open' RETURNING events.id",
-            ids,
-            [sold[i] for i in ids],
-            [waiting[i] for i in ids],
-            [from_microseconds(latest[i]) for i in ids],
-        )
-        if missing := sorted(set(ids) - {row["id"] for row in done}):
-            msg = f"changes about events that are not on record: {missing}"
-            raise RefusedChangeError(msg)
-
-    # What a replay asks of a record that went back.
-
-    async def journal_end(self, partition: int) -> JournalEnd | None:
-        """Return the journal's last row, wherever the cursor is; None when it has none."""
-        row = await self._connection.fetchrow(
-            "SELECT seq, epoch, at, kind, event_id, user_id, details, hash FROM journal"
-            " WHERE partition = $1 ORDER BY seq DESC LIMIT 1",
-            partition,
-        )
-        if row is None:
-            return None
-        seq, epoch, at, kind, event_id, user_id, details, hash_ = row
-        change = Change(seq, epoch, to_microseconds(at), kind, event_id, user_id, details)
-        return JournalEnd(change, hash_)
-
-    async def events_that_do_not_add_up(self, partition: int) -> list[int]:
-        """Return some events whose counters are not what their users' rows add up to, by id."""
-        rows = await self._connection.fetch(
-            "SELECT id FROM events LEFT JOIN (SELECT event_id,"
-            " count(*) FILTER (WHERE status = 'booked') AS booked,"
-            " count(*) FILTER (WHERE status = 'waiting') AS queued"
-            " FROM bookings GROUP BY event_id) AS counted ON event_id = id"
-            " WHERE id % (SELECT partitions FROM deployment) = $1"
-            " AND (sold, waiting) IS DISTINCT FROM (coalesce(booked, 0), coalesce(queued, 0))"
-            " ORDER BY id LIMIT 10",
-            partition,
-        )
-        return [row["id"] for row in rows]
 
     async def make_good(self, partition: int, epochs: Sequence[Epoch], reason: str) -> None:
         """Put epochs on record that were lost with it; those that had stayed closed are none.
@@ -264,7 +187,7 @@ class Application:
         The number of one that stayed closed may be met: on the record that is gone it was another.
         """
         for epoch in epochs:
-            await self._connection.execute(
+            await self.connection.execute(
                 "INSERT INTO epochs (partition, epoch, verdict, beginning, predecessor, reason)"
                 " VALUES ($1, $2, $3, $4, $5, $6)"
                 " ON CONFLICT (partition, epoch) DO UPDATE SET verdict = excluded.verdict,"

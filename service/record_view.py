@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Self
 
-import asyncpg
-
 from service.ledger import Ledger
 from service.outbox import Change
 from service.record import change_of
+from service.sessions import open_session
 
 _PAGE = 10_000
 
@@ -40,15 +39,12 @@ class RecordView(Ledger):
     @classmethod
     async def open(cls, url: str, *, purpose: str = "reconcile", timeout_s: float = 5.0) -> Self:
         """Connect. The server itself refuses every change that this session might try."""
-        settings = {
-            "application_name": f"onsale {purpose}",
-            "timezone": "UTC",
-            "default_transaction_read_only": "on",
-            "statement_timeout": "60s",
-            "idle_in_transaction_session_timeout": "60s",
-        }
-        connection = await asyncpg.connect(
-            url, timeout=timeout_s, command_timeout=60.0, server_settings=settings
+        connection = await open_session(
+            url,
+            purpose,
+            timeout_s=timeout_s,
+            default_transaction_read_only="on",
+            idle_in_transaction_session_timeout="60s",
         )
         return cls(connection)
 
@@ -100,9 +96,11 @@ class RecordView(Ledger):
         return events
 
     async def journal(self, partition: int, after: int, upto: int) -> list[Change]:
-        """Return the changes on record with `after` < seq <= `upto`, in order."""
+        """Return the changes on record with `after` < seq <= `upto`, in order, letters too."""
         rows = await self._connection.fetch(
             "SELECT seq, epoch, at, kind, event_id, user_id, details FROM journal"
+            " WHERE partition = $1 AND seq > $2 AND seq <= $3 UNION ALL"
+            " SELECT seq, epoch, at, kind, event_id, user_id, details FROM dead_letters"
             " WHERE partition = $1 AND seq > $2 AND seq <= $3 ORDER BY seq",
             partition,
             after,

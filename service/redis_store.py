@@ -5,7 +5,7 @@ that may have run is never sent twice by anybody but its caller.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,10 @@ _UNLINK_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """A partition's `meta`: what Redis knows of itself. `epoch` is 0 before the first."""
+    """A partition's `meta`: what Redis knows of itself. `epoch` is 0 before the first.
+
+    `frozen` are the events that have dead letters, as the record had them when the epoch began.
+    """
 
     epoch: int
     seq: int
@@ -34,6 +37,7 @@ class Meta:
     next: str
     loading: bool
     reason: str
+    frozen: frozenset[int] = frozenset()
 
     @property
     def last(self) -> Position:
@@ -90,6 +94,7 @@ class RedisStore:
             next=held.get("next", ""),
             loading="loading" in held,
             reason=held.get("reason", ""),
+            frozen=frozenset(map(int, held.get("frozen", "").split())),
         )
 
     async def inspect(self) -> RedisAsFound:
@@ -236,8 +241,18 @@ class RedisStore:
         began: Position,
         predecessor: int,
         recorded: Position,
+        frozen: Collection[int],
     ) -> bool:
-        """Open a partition in the epoch that begins after `began.seq`; False when taken over."""
+        """Open a partition in the epoch that begins after `began.seq`; False when taken over.
+
+        In the same step exactly the events in `frozen` become those that are frozen, and what
+        Redis holds of one that was is dropped: it comes back from the record.
+        """
+        meta = await self.meta(partition)
+        thawed = (meta.frozen if meta else frozenset()) - {*frozen}
+        of_thawed = [
+            key for event_id in sorted(thawed) for key in keys.event_keys(partition, event_id)
+        ]
         arguments = [
             next_,
             began.epoch,
@@ -245,10 +260,11 @@ class RedisStore:
             predecessor,
             recorded.epoch,
             recorded.seq,
+            " ".join(map(str, sorted(frozen))),
         ]
         found = await self._eval(
             "begin_epoch",
-            [*keys.partition_keys(partition)],
+            [*keys.partition_keys(partition), *of_thawed],
             [str(word) for word in arguments],
         )
         return found[0] == "BEGUN"

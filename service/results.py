@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import Problem
+from service.errors import FROZEN, Problem
 from service.lineage import Position
 
 Reached = Literal["fsync", "recorded", "memory", "none"]
@@ -95,6 +95,8 @@ def undone(outcome: str, last: Position) -> Missed | Problem | None:
         return Missed(last)
     if outcome == "RECORD_BEHIND":
         return Problem("record_behind")
+    if outcome == "FROZEN":
+        return Problem("closed", FROZEN)
     if outcome == "KEY_REUSED":
         return Problem("idempotency_key_reused")
     return None

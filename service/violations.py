@@ -21,6 +21,7 @@ RULES: Mapping[str, str] = {
     "kept_head": "a head that was kept is not in the chain: the journal was written anew since, or"
     " went back",
     "epoch": "the journal and the table epochs disagree about where an epoch begins or ends",
+    "dead_letter": "journal and dead_letters disagree about what of a frozen event was set aside",
     "unreadable": "a row that no script could have written",
     "oversold": "more tickets sold than there are",
     "unlawful": "a change that the state before it does not allow",
@@ -83,12 +84,14 @@ class Head(NamedTuple):
 class AuditedPartition:
     """One partition. `head` is its last row, seq 0 before the first.
 
-    `orphans` are told, not judged; `epochs` counts those that have changes or will have.
+    `orphans` and `dead_letters` are told, not judged; `epochs` counts those that have changes or
+    will have.
     """
 
     head: Head
     epochs: int
     orphans: int
+    dead_letters: int = 0
 
 
 @dataclass(frozen=True, slots=True)

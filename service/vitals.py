@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -23,13 +24,15 @@ class PartitionVitals:
     """One partition.
 
     `meta` is None where Redis has none; `recorded` is P, or W while PostgreSQL is away.
-    `lag_s` is the age of the oldest change that is not on record, in seconds, 0 for none.
+    `lag_s` is the age of the oldest change that is not on record, in seconds, 0 for none;
+    `dead_letters` how many are kept, None while PostgreSQL is away.
     """
 
     meta: Meta | None
     recorded: Position
     lag_s: float
     outbox_bytes: int
+    dead_letters: int | None = None
 
     @property
     def lag_changes(self) -> int:
@@ -63,25 +66,37 @@ async def look(redis: RedisStore, ledgers: LedgerPool, partitions: int) -> Vital
     return Vitals(redis_up=True, postgresql_up=recorded is not None, partitions=found)
 
 
-async def _recorded(ledgers: LedgerPool, partitions: int) -> dict[int, Position] | None:
-    """Return P of each partition, None while PostgreSQL is away."""
+class _OnRecord(NamedTuple):
+    """What PostgreSQL says of one partition."""
+
+    last: Position
+    dead_letters: int
+
+
+async def _recorded(ledgers: LedgerPool, partitions: int) -> dict[int, _OnRecord] | None:
+    """Return P and the dead letters of each partition, None while PostgreSQL is away."""
     try:
         async with asyncio.timeout(_LOOK_S), ledgers.acquire() as ledger:
             cursors = await ledger.cursors(range(partitions))
+            letters = await ledger.letters.counted()
     except UNAVAILABLE:
         return None
-    return {n: cursors[n].last if n in cursors else NOWHERE for n in range(partitions)}
+    return {
+        n: _OnRecord(cursors[n].last if n in cursors else NOWHERE, letters.get(n, 0))
+        for n in range(partitions)
+    }
 
 
-async def _partition(redis: RedisStore, number: int, known: Position | None) -> PartitionVitals:
+async def _partition(redis: RedisStore, number: int, known: _OnRecord | None) -> PartitionVitals:
     meta = await redis.meta(number)
+    letters = known.dead_letters if known else None
     if meta is None:
-        return PartitionVitals(None, known or NOWHERE, 0.0, 0)
-    recorded = meta.recorded if known is None else known
+        return PartitionVitals(None, known.last if known else NOWHERE, 0.0, 0, letters)
+    recorded = known.last if known else meta.recorded
     lag_s, used = 0.0, 0
     with contextlib.suppress(CorruptEntryError):  # the writer says loudly what is wrong with it
         used, _ = await redis.outbox_size(number)
     if meta.seq > recorded.seq:
         with contextlib.suppress(CorruptEntryError):
             lag_s = await redis.outbox_age_s(number, recorded)
-    return PartitionVitals(meta, recorded, lag_s, used)
+    return PartitionVitals(meta, recorded, lag_s, used, letters)

@@ -6,7 +6,9 @@ that each entry is the next one of the right lineage, write, move the cursors, c
 anywhere repeats nothing and skips nothing. What comes after the commit is at best effort, each step
 by itself, and its failure is no failure of the transaction.
 
-A change that PostgreSQL refuses, or an entry that cannot be read, stops its partition, loudly.
+A change that PostgreSQL refuses, or an entry that cannot be read, stops its partition, loudly; it
+is tried again every few seconds, and never skipped. Every other error is tried again for ever, on a
+fresh connection.
 """
 
 import asyncio
@@ -27,6 +29,8 @@ from service.lingering import Lingering, Raw
 from service.metrics import Metrics
 from service.outbox import Entry
 from service.redis_store import Meta, RedisStore
+from service.sqlstates import meaning
+from service.stopped import StoppedPartitions
 
 log = structlog.stdlib.get_logger("onsale.writer")
 
@@ -61,7 +65,6 @@ class Writer:
         self._clock = clock
         self._sleep = sleep
         self._committed: dict[int, Position] = {}
-        self._stopped: dict[int, str] = {}
         self._held: set[int] = set()
         self._compared: set[int] = set()
         self._broken: dict[int, Position] = {}
@@ -75,8 +78,7 @@ class Writer:
         )
         for kind in outbox.KINDS:
             self._metrics.recorded.labels(kind)
-        for partition in handshakes:
-            self._metrics.writer_stopped.labels(str(partition)).set(0)
+        self._stopped = StoppedPartitions(handshakes, self._metrics.writer_stopped, clock)
 
     def drain(self) -> None:
         """Have `run` return once all that Redis holds by then is on record."""
@@ -95,7 +97,8 @@ class Writer:
                     await self._follow(ledger)
                     return not (self._stopped or self._held)
             except (*UNAVAILABLE, RedisError) as error:
-                self._note(f"{type(error).__name__}: {error}")
+                lasting = meaning(error) == "needs_somebody"
+                self._note(f"{type(error).__name__}: {error}", lasting=lasting)
             if self._committed != before:
                 pause = _PAUSE_S
             await self._sleep(pause)
@@ -127,11 +130,11 @@ class Writer:
             await self._after_commit.run(ledger, trusted, [p for p in raw if p in trusted])
 
     def _readable(self) -> dict[int, Position]:
-        """Return where to read on, for the partitions that were begun and that nothing holds."""
+        """Return where to read on, for the partitions that were begun and that nothing stops."""
         return {
             partition: at
             for partition, at in self._committed.items()
-            if partition not in self._stopped and partition not in self._held
+            if partition not in self._held and not self._stopped.rests(partition)
         }
 
     async def _ends(self, partitions: Iterable[int]) -> dict[int, Position]:
@@ -156,7 +159,7 @@ class Writer:
             for partition, of_partition in entries.items():
                 await self._apply_singly(ledger, partition, of_partition)
         for partition, why in unreadable.items():
-            self._stop(partition, why)
+            self._stopped.stop(partition, self._committed[partition], why)
 
     async def _apply_singly(self, ledger: Ledger, partition: int, entries: list[Entry]) -> None:
         """Record one partition's entries one by one, so that the one that is wrong can be named."""
@@ -165,7 +168,7 @@ class Writer:
                 await self._commit(ledger, {partition: [entry]})
             except RefusedChangeError as error:
                 why = f"PostgreSQL refuses outbox entry {entry.last.entry_id}: {error}"
-                return self._stop(partition, why)
+                return self._stopped.stop(partition, self._committed[partition], why)
             except LineageError as error:
                 return await self._broken_lineage(ledger, partition, error)
         return None
@@ -179,7 +182,9 @@ class Writer:
         async with ledger.applying(entries) as application:
             for partition, found in entries.items():
                 committed[partition] = await apply(application, partition, found)
-        self._committed.update(committed)
+        for partition, at in committed.items():
+            self._committed[partition] = at
+            self._stopped.recorded(partition, at)
         self._count(entries, self._clock() - began)
         if self._trouble:
             log.info("writing again")
@@ -210,18 +215,10 @@ class Writer:
             del self._broken[partition]
         return None
 
-    def _stop(self, partition: int, why: str) -> None:
-        """Nothing is skipped by itself: the partition waits for an operator and a restart."""
-        self._stopped[partition] = why
-        self._metrics.writer_stopped.labels(str(partition)).set(1)
-        log.critical(
-            "THE WRITER HAS STOPPED, nothing is recorded any more", partition=partition, why=why
-        )
-
     async def _look_around(self, ledger: Ledger) -> None:
         """Do the stores still agree? Who finds that they do not asks for a handshake."""
         cursors = await ledger.cursors(self._handshakes)
-        for partition in self._handshakes.keys() - self._stopped.keys():
+        for partition in self._handshakes:
             recorded = cursors[partition].last if partition in cursors else NOWHERE
             committed = self._committed.get(partition, NOWHERE)
             meta = await self._redis.meta(partition)
@@ -231,6 +228,7 @@ class Writer:
             wrong = self._disagreement(partition, meta, recorded, committed)
             if partition in cursors:
                 self._committed[partition] = max(recorded, committed)
+                self._stopped.recorded(partition, recorded)
             if meta is not None and meta.reason and not meta.open and not meta.next:
                 wrong = meta.reason
                 if partition in self._compared:
@@ -282,8 +280,8 @@ class Writer:
         else:
             self._held.discard(partition)
 
-    def _note(self, trouble: str) -> None:
-        """Say a trouble once, not at each attempt."""
+    def _note(self, trouble: str, *, lasting: bool = False) -> None:
+        """Say a trouble once, not at each attempt; one that will not pass by itself, loudly."""
         if trouble != self._trouble:
-            log.warning("cannot write now", why=trouble)
+            (log.error if lasting else log.warning)("cannot write now", why=trouble)
         self._trouble = trouble

@@ -102,7 +102,7 @@ def cursor_at(rows: Sequence[JournalRow]) -> Cursor:
     """Return the cursor that the writer leaves behind these rows."""
     if not rows:
         return Cursor(NOWHERE, b"")
-    change, hash_ = rows[-1]
+    change, hash_, _ = rows[-1]
     return Cursor(Position(change.epoch, change.seq), hash_)
 
 
@@ -127,8 +127,8 @@ def replay(
         kept=kept,
         only=only,
     )
-    for change, hash_ in rows:
-        replayed.take(change, hash_)
+    for change, hash_, reason in rows:
+        replayed.take(change, hash_, reason)
     replayed.end()
     return replayed, violations
 

@@ -82,6 +82,7 @@ class PartitionModel:
         self.seq = seq
         self.recorded = 0
         self.events: dict[int, Event] = {}
+        self.frozen: set[int] = set()
         self.changes: list[Change] = []
 
     def open(self, event_id: int, capacity: int, most: int = UNBOUNDED) -> Answer:
@@ -98,6 +99,8 @@ class PartitionModel:
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
+        if event_id in self.frozen:
+            return Answer("FROZEN", 0, 0)
         if before := self._done_before(event, user, keyed):
             return before
         state, seq = event.state(user)
@@ -121,6 +124,8 @@ class PartitionModel:
         event = self.events.get(event_id)
         if event is None:
             return Answer("NO_EVENT", 0, 0)
+        if event_id in self.frozen:
+            return Answer("FROZEN", 0, 0)
         if before := self._done_before(event, user, keyed):
             return before
         state, _ = event.state(user)

@@ -28,6 +28,12 @@ local function read_events(first_key, ids)
   return events
 end
 
+-- Whether an operator has frozen an event: a change of it could not go on record. `frozen` is what
+-- the fence returned; only a handshake changes it.
+local function is_frozen(frozen, event)
+  return frozen and string.find(' ' .. frozen .. ' ', ' ' .. event.id .. ' ', 1, true)
+end
+
 -- Returns what is known of a user: state (nil for a stranger), seq (text), turn (number), and what
 -- stands behind these, which `keyed` reads.
 local function user_of(event, user)

@@ -16,16 +16,17 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- Returns the refusal to reply with; or nil, the seq of the last change and that of the watermark.
--- While a partition is open its watermark is on the lineage, so that the difference of the two counts
--- the changes which Redis does not know to be on record.
+-- Returns the refusal to reply with; or nil, the seq of the last change, that of the watermark, and the
+-- ids of the frozen events as text (false when none is). While a partition is open its watermark is on
+-- the lineage, so that the difference of the two seqs counts the changes which Redis does not know to
+-- be on record.
 local function fence(meta_key, now)
-  local meta = redis.call('HMGET', meta_key, 'epoch', 'seq', 'open', 'reason', 'recorded')
+  local meta = redis.call('HMGET', meta_key, 'epoch', 'seq', 'open', 'reason', 'recorded', 'frozen')
   if not meta[1] and not meta[3] then
     return { 'UNINIT', '', '', now, '' }
   end
   if meta[1] ~= EPOCH or meta[3] ~= '1' then
     return { 'FENCED', meta[1] or '', meta[2] or '', now, meta[4] or '' }
   end
-  return nil, tonumber(meta[2]), tonumber(meta[5])
+  return nil, tonumber(meta[2]), tonumber(meta[5]), meta[6]
 end

@@ -14,19 +14,19 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "words",
         """__init__ errors models settings keys lineage losses resources store_urls soundness room
-        keyed""",
+        keyed times""",
     ),
     ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
         "stores",
-        """outbox inspection redis_store wakeups redis_view record decision ledger record_view
-        journal_view""",
+        """outbox inspection redis_store wakeups redis_view projection record decision ledger
+        record_view journal_view sqlstates sessions letters end_of_record""",
     ),
     (
         "domain",
         """verdicts assurance succession applying unrecorded orders bringing_forward settling
         handshake opening partition loader results lanes watermark engine lingering after_commit
-        writer vitals
+        writer vitals stopped setting_aside deadletters
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history""",
     ),
@@ -40,7 +40,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
         """handshakes app embedded own_stores supervisor probes listener health welcome
         crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
-        given_verdicts confirming repair deciding terminal operating cli __main__""",
+        given_verdicts confirming repair deciding terminal operating cli __main__
+        deadletters_report deadletters_commands""",
     ),
 )
 FLOOR_OF = {name: floor for floor, (_, names) in enumerate(FLOORS) for name in names.split()}
@@ -58,7 +59,11 @@ NOT_AT_THE_EDGE = STORES | {
 SPEAKS_SQL = {
     "ledger": "every SQL statement, with record and decision",
     "record": "the statements that put changes on record",
+    "projection": "the rows of events and bookings, in record's transaction",
+    "letters": "the table dead_letters",
+    "end_of_record": "what a replay asks of a record that went back",
     "decision": "the statements with which a handshake decides",
+    "sessions": "the settings of a session, and how one that is frozen is ended",
     "record_view": "what a comparison reads, in a session that can write nothing",
     "journal_view": "what an audit and a history read, in such a session",
     "inspection": "asks for what soundness depends on",
@@ -216,6 +221,13 @@ def test_only_the_record_speaks_sql(module: str) -> None:
         return
     found = [text for text in texts(TREES[module]) if _SQL.search(text)]
     assert not found, f"{module}.py says {found}: give ledger.py a method for it"
+
+
+@every_module
+def test_nobody_copies_from_the_client(module: str) -> None:
+    """A client frozen inside COPY is stopped by no time-out, and keeps its locks (PROTOCOL 7)."""
+    called = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
+    assert not {name for name in called if name.startswith("copy_")}
 
 
 @every_module

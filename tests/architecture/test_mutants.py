@@ -13,9 +13,7 @@ from tests.mutants.trial import Told, end_all_in, judge
 RULES = range(1, 26)
 
 WAITING = {
-    7: "comes with the writer's sessions",
     22: "comes with the cluster",
-    25: "comes with the dead letters",
 }
 """Rules without a mutant, and why. One that has got its mutants goes from here."""
 

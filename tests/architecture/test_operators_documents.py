@@ -91,6 +91,8 @@ def test_every_setting_is_one() -> None:
         "stays closed",
         "the stores disagree",
         "writing again",
+        "the writer goes on",
+        "changes set aside",
         "THE WRITER HAS STOPPED, nothing is recorded any more",
         "Redis has no memory left.",
         "The record of this event does not add up.",

@@ -1,7 +1,8 @@
-"""Puts made-up sales on record, by the very statements of the handshake and the writer."""
+"""Puts made-up sales on record, by the very statements of the writer; and forges entries."""
 
+from service.keys import partition_keys
 from service.ledger import connect
-from tests.conftest import Stores
+from tests.conftest import Client, Stores
 from tests.journals import Sale
 
 
@@ -16,3 +17,15 @@ async def put_on_record(stores: Stores, sale: Sale) -> None:
                 )
         async with ledger.applying([sale.partition]) as application:
             await application.record(sale.partition, sale.changes)
+
+
+async def forge(valkey: Client, partition: int, *changes: str, at: str = "1") -> int:
+    """Append an entry that no script would; return the seq of its first change."""
+    meta, _, outbox = partition_keys(partition)
+    epoch, last = await valkey.hmget(meta, "epoch", "seq")
+    first = int(last) + 1
+    fields = {"v": "1", "at": at, "first": str(first), "changes": "\n".join(changes)}
+    seq = int(last) + len(changes)
+    await valkey.xadd(outbox, fields, f"{epoch}-{seq}")
+    await valkey.hset(meta, "seq", str(seq))
+    return first

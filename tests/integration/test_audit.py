@@ -15,8 +15,8 @@ from service.engine import Engine
 from service.errors import Problem
 from service.journal_view import JournalRow, JournalView
 from service.keys import partition_keys
-from service.record import from_microseconds
 from service.settings import Settings
+from service.times import from_microseconds
 from service.violations import AuditReport, Head
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import eventually, writing
@@ -31,7 +31,7 @@ async def write_anew(record: Record, rows: Sequence[JournalRow]) -> None:
         "INSERT INTO journal VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8)",
         [
             (c.seq, c.epoch, from_microseconds(c.at), c.kind, c.event_id, c.user_id, c.details, h)
-            for c, h in rows
+            for c, h, _ in rows
         ],
     )
     await record.execute(

@@ -268,6 +268,7 @@ class TestHistory:
                 "promoted": 1,
                 "cancelled": 0,
                 "left": 0,
+                "setAside": 0,
                 "status": "booked",
                 "nowBooked": 2,
                 "nowWaiting": 1,

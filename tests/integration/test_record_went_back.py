@@ -23,10 +23,12 @@ from service.handshakes import make_handshakes
 from service.keys import partition_keys
 from service.ledger import Ledger
 from service.outbox import Change
+from service.projection import Projection
 from service.reconciler import reconcile
-from service.record import Application, chain, to_microseconds
+from service.record import Application, chain
 from service.redis_store import RedisStore
 from service.settings import Settings
+from service.times import to_microseconds
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import eventually, writing
 from tests.integration.restoring import RecordCopies, caught_up, crowding, is_whole
@@ -555,7 +557,7 @@ def _arm(patched: pytest.MonkeyPatch, store: RedisStore, point: str, batch: int)
 def _arm_batch(patched: pytest.MonkeyPatch, point: str, batch: int) -> None:
     """Make it die in the so-manieth transaction that applies; the one before those only proves."""
     applying: Callable[..., Any] = Ledger.applying
-    counters: Callable[..., Awaitable[None]] = Application._counters
+    counters: Callable[..., Awaitable[None]] = Projection._counters
     begun = 0
 
     def is_at(here: str) -> bool:
@@ -580,4 +582,4 @@ def _arm_batch(patched: pytest.MonkeyPatch, point: str, batch: int) -> None:
         await counters(self, changes)
 
     patched.setattr(Ledger, "applying", dying)
-    patched.setattr(Application, "_counters", mid_rows)
+    patched.setattr(Projection, "_counters", mid_rows)

@@ -22,14 +22,16 @@ from service.keys import partition_keys
 from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
 from service.outbox import Change
-from service.record import Application, chain, to_microseconds
+from service.record import Application, chain
 from service.redis_store import RedisStore
 from service.scripts import serving_scripts
 from service.settings import Settings
+from service.times import to_microseconds
 from service.vitals import look
 from service.writer import Writer
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import WAIT_S, confirm_loss, eventually, writing
+from tests.integration.records import forge
 from tests.servers import Servers
 
 META, _, OUTBOX = partition_keys(0)
@@ -469,7 +471,7 @@ class TestRefusal:
             event_id = await changed(engine)
             await eventually(lambda: is_recorded(record, valkey))
         seq = int(await valkey.hget(META, "seq"))
-        await self._forge(valkey, 0, f"booked {event_id} held")
+        await forge(valkey, 0, f"booked {event_id} held")
         read = await redis_store.read_outboxes({0: Position(1, seq)}, block_ms=0, count=10)
         held = [outbox.decode(*entry) for entry in read[0]]
         await valkey.flushall()
@@ -500,7 +502,7 @@ class TestRefusal:
             two = (await engine.initialize("Two", 1)).event_id
             await engine.book(one, "a")
             await engine.book(two, "a")
-            await self._forge(valkey, one % 2, f"booked {one} forged")
+            await forge(valkey, one % 2, f"booked {one} forged")
             await engine.book(two, "b")
             for _ in range(3):
                 await engine.book(one, "late")
@@ -534,7 +536,7 @@ class TestRefusal:
         async with writing(settings):
             event_id = await changed(engine)
             await eventually(lambda: is_recorded(record, valkey))
-            await self._forge(valkey, 0, "booked")
+            await forge(valkey, 0, "booked")
 
             async def stopped() -> bool:
                 return "THE WRITER HAS STOPPED" in caplog.text
@@ -550,7 +552,7 @@ class TestRefusal:
         """Read in one go with it, the good ones are committed before the partition stops."""
         await changed(engine)
         await engine.book(1, "before")
-        await self._forge(valkey, 0, "booked")
+        await forge(valkey, 0, "booked")
         async with writing(settings):
 
             async def recorded() -> bool:
@@ -673,15 +675,6 @@ class TestRefusal:
 
             await eventually(is_open)
         assert await epochs() == 3
-
-    @staticmethod
-    async def _forge(valkey: Client, partition: int, change: str) -> None:
-        """Append what no script would."""
-        meta, _, stream = partition_keys(partition)
-        seq = int(await valkey.hget(meta, "seq")) + 1
-        fields = {"v": "1", "at": "1", "first": str(seq), "changes": change}
-        await valkey.xadd(stream, fields, f"1-{seq}")
-        await valkey.hset(meta, "seq", str(seq))
 
 
 class TestTrimming:
@@ -828,12 +821,12 @@ class TestDraining:
             await asyncio.gather(crowd, return_exceptions=True)
 
     async def test_a_partition_that_has_stopped_is_left_behind_and_named(
-        self, settings: Settings, engine: Engine, redis_store: RedisStore
+        self, settings: Settings, engine: Engine, redis_store: RedisStore, valkey: Client
     ) -> None:
         """A writer that cannot bring everything on record does not say that it has."""
         await changed(engine)
+        await forge(valkey, 0, "booked")
         writer = make_writer(settings, redis_store)
-        writer._stopped[0] = "refused"
         writer.drain()
         assert not await asyncio.wait_for(writer.run(), WAIT_S)
 

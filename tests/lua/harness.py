@@ -117,14 +117,26 @@ class Partition:
         return self.backend.eval("close", names, seen_epoch, seen_next, next_)
 
     def begin_epoch(
-        self, next_: str, epoch: int, beginning: int, predecessor: int, recorded: tuple[int, int]
+        self,
+        next_: str,
+        epoch: int,
+        beginning: int,
+        predecessor: int,
+        recorded: tuple[int, int],
+        *,
+        frozen: Iterable[int] = (),
+        thawed: Iterable[int] = (),
     ) -> list[str]:
         """Run begin_epoch.lua."""
+        names = [*self.keys, *(key for event in thawed for key in event_keys(self.number, event))]
+        ids = " ".join(map(str, frozen))
         return self.backend.eval(
-            "begin_epoch", [*self.keys], next_, epoch, beginning, predecessor, *recorded
+            "begin_epoch", names, next_, epoch, beginning, predecessor, *recorded, ids
         )
 
-    def open(self, epoch: int = 1) -> "Partition":
+    def open(
+        self, epoch: int = 1, *, frozen: Iterable[int] = (), thawed: Iterable[int] = ()
+    ) -> "Partition":
         """Begin an epoch where the last one ends, as the handshake does; load its scripts."""
         meta = self.meta()
         next_ = f"{epoch} token{epoch}"
@@ -132,7 +144,9 @@ class Partition:
         self.shas = self.backend.load(epoch, self._mutation)
         recorded = (int(meta.get("recorded_epoch", 0)), int(meta.get("recorded", 0)))
         began = self.begin_epoch(
-            next_, epoch, int(meta.get("seq", 0)), int(meta.get("epoch", 0)), recorded
+            *(next_, epoch, int(meta.get("seq", 0)), int(meta.get("epoch", 0)), recorded),
+            frozen=frozen,
+            thawed=thawed,
         )
         assert began == ["BEGUN"]
         self.epoch = epoch

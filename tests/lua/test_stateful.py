@@ -169,16 +169,23 @@ class ScriptsAgainstModel(RuleBasedStateMachine):
         again = getattr(self.partition, script)(*wanted, number=number)
         assert again.items == reply.items
 
-    @rule(wanted=items)
-    def begin_another_epoch(self, wanted: list[Item]) -> None:
-        """While closed, and with an old epoch's scripts, nothing happens; then all goes on."""
+    @rule(wanted=items, freeze=st.sets(st.sampled_from(EVENTS[1:]), max_size=1))
+    def begin_another_epoch(self, wanted: list[Item], freeze: set[int]) -> None:
+        """While closed, and with an old epoch's scripts, nothing happens; then all goes on.
+
+        Which events are frozen is said anew by each; one that was goes, and may be loaded again.
+        """
         partition, old = self.partition, self.partition.shas
         assert partition.close(f"{partition.epoch + 1} gone", str(partition.epoch))[0] == "CLOSED"
         before = partition.stored()
         assert partition.book(*wanted).word == partition.cancel(*wanted).word == "FENCED"
         assert partition.stored() == before
-        partition.open(partition.epoch + 1)
+        thawed = self.model.frozen - freeze
+        partition.open(partition.epoch + 1, frozen=freeze, thawed=thawed)
         self.model.seq += 1
+        self.model.frozen = freeze
+        for event_id in thawed:
+            self.model.events.pop(event_id, None)
         self.last = None
         new, partition.shas = partition.shas, old
         assert partition.book(*wanted).word == "FENCED"

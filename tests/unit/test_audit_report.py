@@ -39,11 +39,22 @@ def report(*violations: Violation, partition: AuditedPartition = PARTITION) -> A
     return AuditReport([partition], [EVENT], found, 3, 1.25)
 
 
+def test_dead_letters_are_told_and_not_judged() -> None:
+    """How many, and who names them; the record holds all the same."""
+    text = render(report(partition=AuditedPartition(HEAD, 2, 0, 5)))
+    assert "letters: 5 changes that an operator has set aside" in text
+    assert text.splitlines()[-1].startswith("holds: ")
+    assert (
+        as_json(report(partition=AuditedPartition(HEAD, 2, 0, 5)))["partitions"][0]["deadLetters"]
+        == 5
+    )
+
+
 def test_a_person_reads_what_was_violated_where_and_what_it_means() -> None:
     """Partitions, events, violations, the meaning of each rule that stands there, the verdict."""
     assert render(report(WRONG, LOST)) == (
-        "partition  epoch     seq  epochs  orphans  hash\n"
-        "        0      2  12,000       2        0  0001020304050607\n"
+        "partition  epoch     seq  epochs  orphans  letters  hash\n"
+        "        0      2  12,000       2        0        0  0001020304050607\n"
         "\n"
         "event  changes  users  tickets  booked   most  waiting  violations\n"
         "    7   11,990  4,000    1,000     999  1,000       20           2\n"
@@ -94,6 +105,7 @@ def test_the_json_has_every_field() -> None:
                 "hash": HEAD.hash.hex(),
                 "epochs": 2,
                 "orphans": 0,
+                "deadLetters": 0,
             }
         ],
         "events": [

@@ -18,6 +18,7 @@ DRIFTING = replace(
         Drift(3, None, "counter", "available '1'", "0 available (capacity 9, sold 9)"),
     ],
 )
+FROZEN = replace(CLEAN, event_id=5, frozen=3)
 UNSETTLED = replace(CLEAN, event_id=4, unsettled=["bob"])
 
 
@@ -32,6 +33,9 @@ def report(*events: EventFinding, reason: str = "") -> Report:
         (report(), "clean", 0),
         (report(CLEAN, GONE), "clean", 0),
         (report(CLEAN, DRIFTING), "drift", 1),
+        (report(CLEAN, FROZEN), "frozen", 1),
+        (report(FROZEN, UNSETTLED), "frozen", 1),
+        (report(FROZEN, DRIFTING), "drift", 1),
         (report(CLEAN, UNSETTLED), "cannot_tell", 2),
         (report(CLEAN, reason="it stays closed"), "cannot_tell", 2),
         (report(DRIFTING, UNSETTLED, reason="it stays closed"), "drift", 1),
@@ -45,6 +49,14 @@ def test_a_drift_wins_and_the_unknown_is_never_clean(
     assert as_json(found)["verdict"] == verdict
     assert as_json(found)["exitCode"] == exit_code
     assert render(found).splitlines()[-1].startswith(verdict.replace("_", " ") + ": ")
+
+
+def test_a_frozen_event_is_named_as_frozen() -> None:
+    """With the number of its dead letters, and the command that says why."""
+    text = render(report(CLEAN, FROZEN))
+    assert "event 5 is frozen: 3 changes of it could not go on record" in text
+    assert text.splitlines()[-1].startswith("frozen: 1 event, the others agree; ")
+    assert as_json(report(FROZEN))["events"][0]["deadLetters"] == 3
 
 
 def test_a_person_reads_who_and_what_and_what_it_means() -> None:
@@ -119,6 +131,7 @@ def test_the_json_has_every_field() -> None:
             "waiting": 204,
             "inFlight": 3,
             "absent": False,
+            "deadLetters": 0,
             "unsettled": [],
         }
     ]
