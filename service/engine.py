@@ -81,7 +81,7 @@ class Engine:
             await partition.stop()
 
     async def book(
-        self, event_id: int, user_id: str, keyed: str = "", *, prefer: str = ""
+        self, event_id: int, user_id: str, *, keyed: str = "", prefer: str = ""
     ) -> Booking:
         """Book one ticket, or join the waiting list; by event and user, any number of times.
 
@@ -94,7 +94,7 @@ class Engine:
         return await self._given(event_id, booking, deadline, awaited=asked.awaited)
 
     async def cancel(
-        self, event_id: int, user_id: str, keyed: str = "", *, prefer: str = ""
+        self, event_id: int, user_id: str, *, keyed: str = "", prefer: str = ""
     ) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
         deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer), keyed)

@@ -78,7 +78,7 @@ class Handlers:
         asked = await read_body(request, BookRequest)
         prefer = preferred(request.headers, "durability")
         keyed = keyed_by(request, "book", quantity=asked.quantity)
-        booking = await self._engine.book(asked.eventId, asked.userId, keyed, prefer=prefer)
+        booking = await self._engine.book(asked.eventId, asked.userId, keyed=keyed, prefer=prefer)
         about = {"eventId": asked.eventId, "userId": asked.userId}
         location = {"Location": _location(asked.eventId, asked.userId)}
         headers = {**location, **_NO_STORE, **_replayed(booking.current)}
@@ -106,7 +106,7 @@ class Handlers:
         asked = await read_body(request, CancelRequest)
         prefer = preferred(request.headers, "durability")
         keyed = keyed_by(request, "cancel")
-        done = await self._engine.cancel(asked.eventId, asked.userId, keyed, prefer=prefer)
+        done = await self._engine.cancel(asked.eventId, asked.userId, keyed=keyed, prefer=prefer)
         about = {"eventId": asked.eventId, "userId": asked.userId}
         headers = {**_NO_STORE, **_replayed(done.current)}
         if done.durability == "none":

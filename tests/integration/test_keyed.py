@@ -31,9 +31,9 @@ async def come_and_go(engine: Engine, event_id: int, user: str, first: int, coun
     """Let a user book and cancel in turn, each time under a key of its own: k0, k1 and so on."""
     for number in range(first, first + count):
         if number % 2:
-            await engine.cancel(event_id, user, f"k{number}/{CANCEL}")
+            await engine.cancel(event_id, user, keyed=f"k{number}/{CANCEL}")
         else:
-            await engine.book(event_id, user, f"k{number}/{BOOK}")
+            await engine.book(event_id, user, keyed=f"k{number}/{BOOK}")
 
 
 async def kept(record: Record, valkey: Client, event_id: int, user: str) -> list[str]:
@@ -53,7 +53,7 @@ async def test_the_record_keeps_the_same_eight(
     event = await engine.initialize("Event Name", 5)
     await come_and_go(engine, event.event_id, "a", 0, 5)
     await engine.book(event.event_id, "b")
-    await engine.book(event.event_id, "c", f"c/{BOOK}")
+    await engine.book(event.event_id, "c", keyed=f"c/{BOOK}")
     async with writing(settings):
         await eventually(lambda: is_recorded(record, valkey))
     assert await kept(record, valkey, event.event_id, "a") == [f"k{n}" for n in range(5)]
@@ -75,22 +75,22 @@ async def test_a_key_survives_a_rebuild(
     """Redis wiped: what the key did is told from the record, the ninth last is forgotten."""
     event = await engine.initialize("Event Name", 1)
     await come_and_go(engine, event.event_id, "a", 0, 9)
-    await engine.book(event.event_id, "w", f"w/{BOOK}")
-    await engine.cancel(event.event_id, "a", f"last/{CANCEL}")
+    await engine.book(event.event_id, "w", keyed=f"w/{BOOK}")
+    await engine.cancel(event.event_id, "a", keyed=f"last/{CANCEL}")
     await eventually(lambda: is_recorded(record, valkey))
     before = await valkey.hgetall(event_keys(0, event.event_id).users)
     await valkey.flushall()
     await valkey.script_flush()
-    again = await engine.cancel(event.event_id, "a", f"last/{CANCEL}")
+    again = await engine.cancel(event.event_id, "a", keyed=f"last/{CANCEL}")
     assert again.current is not None
     assert (again.reassigned, again.current.status) == (True, "cancelled")
-    waited = await engine.book(event.event_id, "w", f"w/{BOOK}")
+    waited = await engine.book(event.event_id, "w", keyed=f"w/{BOOK}")
     assert waited.current is not None
     assert (waited.status, waited.current.status) == ("waiting", "booked")
     with pytest.raises(Problem, match="idempotency_key_reused"):
-        await engine.book(event.event_id, "a", f"last/{BOOK}")
+        await engine.book(event.event_id, "a", keyed=f"last/{BOOK}")
     assert await valkey.hgetall(event_keys(0, event.event_id).users) == before
-    forgotten = await engine.book(event.event_id, "a", f"k1/{BOOK}")
+    forgotten = await engine.book(event.event_id, "a", keyed=f"k1/{BOOK}")
     assert forgotten.current is None
     await eventually(lambda: is_recorded(record, valkey))
     assert (await reconcile(stores.redis_url, stores.postgresql_url)).verdict == "clean"
@@ -102,7 +102,7 @@ async def test_equal_requests_at_once_have_one_effect(
 ) -> None:
     """64 with one key: one books, the others are told of it."""
     event = await engine.initialize("Event Name", 5)
-    crowd = (engine.book(event.event_id, "a", f"k/{BOOK}") for _ in range(64))
+    crowd = (engine.book(event.event_id, "a", keyed=f"k/{BOOK}") for _ in range(64))
     answers = await asyncio.gather(*crowd)
     assert {(a.status, a.new, a.at) for a in answers} == {("booked", True, answers[0].at)}
     assert sum(a.current is None for a in answers) == 1
@@ -115,11 +115,11 @@ async def test_reconcile_names_keys_that_differ(
     """Of users who have not changed since, and of one whose change is in flight."""
     event = await engine.initialize("Event Name", 5)
     for user in "abc":
-        await engine.book(event.event_id, user, f"k/{BOOK}")
+        await engine.book(event.event_id, user, keyed=f"k/{BOOK}")
     async with writing(settings):
         await eventually(lambda: is_recorded(record, valkey))
-    await engine.cancel(event.event_id, "a", f"in-flight/{CANCEL}")
-    await engine.cancel(event.event_id, "c", f"in-flight/{CANCEL}")
+    await engine.cancel(event.event_id, "a", keyed=f"in-flight/{CANCEL}")
+    await engine.cancel(event.event_id, "c", keyed=f"in-flight/{CANCEL}")
     users_key = event_keys(0, event.event_id).users
     assert (await reconcile(stores.redis_url, stores.postgresql_url)).verdict == "clean"
     await valkey.hset(users_key, "b", "booked 4 1 0")

@@ -536,7 +536,6 @@ class TestMeanwhile:
         engine: Engine,
         event_id: int,
         meddled: Meddled,
-        handshake: Handshake,
         record: Record,
         valkey: Client,
         monkeypatch: pytest.MonkeyPatch,
@@ -549,14 +548,20 @@ class TestMeanwhile:
         await engine.book(second, "lost")
         first_look = RedisView.first_look
 
+        async def serves() -> bool:
+            with contextlib.suppress(Problem):
+                return (await engine.event(second)).event_id == second
+            return False
+
         async def and_a_rebuild(view: RedisView, partition: int, event: int, epoch: int) -> Look:
             found = await first_look(view, partition, event, epoch)
             if event == event_id:
                 await valkey.flushall()
-                await handshake.run(NOWHERE)
+                with pytest.raises(Problem, match="answers were lost"):
+                    await engine.event(second)
                 await confirm_loss(settings)
                 async with writing(settings):
-                    await engine.event(second)
+                    await eventually(serves)
                 await engine.book(second, "after")
             return found
 
@@ -564,7 +569,7 @@ class TestMeanwhile:
 
         monkeypatch.setattr(RedisView, "first_look", and_a_rebuild)
         report = await meddled(nothing)
-        assert (report.exit_code, report.partitions[0].epoch) == (0, 2)
+        assert (report.exit_code, report.partitions[0].epoch) == (0, 3)
         assert [event.users for event in report.events] == [13, 14]
         assert [event.in_flight for event in report.events] == [0, 1]
 

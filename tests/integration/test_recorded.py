@@ -80,7 +80,9 @@ async def wait_for(engine: Engine, count: int) -> None:
 
 def begin(engine: Engine, event_id: int, users: Sequence[object]) -> list["asyncio.Task[Booking]"]:
     """Begin bookings that wait for the record."""
-    return [asyncio.create_task(engine.book(event_id, str(user), RECORDED)) for user in users]
+    return [
+        asyncio.create_task(engine.book(event_id, str(user), prefer=RECORDED)) for user in users
+    ]
 
 
 async def seconds_to(what: "asyncio.Future[Booking]") -> tuple[str, float]:
@@ -102,7 +104,7 @@ class TestRecorded:
             assert await pool.fetchval("SELECT name FROM events") == "Event Name"
 
             async def book(user: int) -> bool:
-                booking = await engine.book(event.event_id, f"u{user}", RECORDED)
+                booking = await engine.book(event.event_id, f"u{user}", prefer=RECORDED)
                 assert booking.durability == RECORDED
                 found = await pool.fetchrow(
                     "SELECT epoch, user_id, kind FROM journal WHERE partition = 0 AND seq = $1",
@@ -120,7 +122,7 @@ class TestRecorded:
         event = await engine.initialize("Event Name", 1)
         for user in "ab":
             await engine.book(event.event_id, user)
-        done = await engine.cancel(event.event_id, "a", RECORDED)
+        done = await engine.cancel(event.event_id, "a", prefer=RECORDED)
         assert (done.durability, done.reassigned) == (RECORDED, True)
         rows = await record.fetch("SELECT user_id, status FROM bookings")
         assert {tuple(row) for row in rows} == {("a", "cancelled"), ("b", "booked")}
@@ -132,7 +134,7 @@ class TestRecorded:
             event = await engine.initialize("Event Name", 5)
             assert event.durability == RECORDED
             for prefer in ("", "fsync", "memory", "gold"):
-                booking = await engine.book(event.event_id, f"u{prefer}", prefer)
+                booking = await engine.book(event.event_id, f"u{prefer}", prefer=prefer)
                 assert booking.durability == RECORDED
             assert await record.fetchval("SELECT count(*) FROM bookings") == 4
             assert (await engine.cancel(event.event_id, "u")).durability == RECORDED
@@ -145,12 +147,14 @@ class TestRecorded:
         """The others get the deployment's level, and do not wait."""
         async with Worker(with_deadline(stores, 30, durability=durability)) as engine:
             event = await engine.initialize("Event Name", 5)
-            asked = await engine.book(event.event_id, "a", RECORDED)
+            asked = await engine.book(event.event_id, "a", prefer=RECORDED)
             assert asked.durability == RECORDED
             assert await record.fetchval("SELECT count(*) FROM bookings") == 1
             async with held_commits(stores):
                 assert (await engine.book(event.event_id, "b")).durability == durability
-                assert (await engine.book(event.event_id, "c", "gold")).durability == durability
+                assert (
+                    await engine.book(event.event_id, "c", prefer="gold")
+                ).durability == durability
 
     async def test_no_answer_comes_before_the_commit(
         self, stores: Stores, record: Record, valkey: Client
@@ -161,14 +165,14 @@ class TestRecorded:
             event = await engine.initialize("Event Name", 5)
             await eventually(lambda: is_recorded(record, valkey))
             async with held_commits(stores):
-                first = asyncio.create_task(engine.book(event.event_id, "a", RECORDED))
+                first = asyncio.create_task(engine.book(event.event_id, "a", prefer=RECORDED))
                 done, _ = await asyncio.wait({first}, timeout=0.8 * DEADLINE_S)
                 assert not done
                 assert (await first).durability == "none"
                 assert await record.fetchval("SELECT count(*) FROM bookings") == 0
                 assert (await engine.user(event.event_id, "a")).recorded is False
             await eventually(lambda: is_recorded(record, valkey))
-            again = await engine.book(event.event_id, "a", RECORDED)
+            again = await engine.book(event.event_id, "a", prefer=RECORDED)
             assert (again.durability, again.new, again.at) == (RECORDED, False, first.result().at)
             assert await record.fetchval("SELECT count(*) FROM bookings") == 1
             assert (await engine.user(event.event_id, "a")).recorded is True
@@ -184,7 +188,7 @@ class TestRecorded:
         await eventually(lambda: is_recorded(record, valkey))
         await valkey.script_flush()
         for user, status in (("a", "booked"), ("b", "waiting")):
-            found = await engine.book(event.event_id, user, RECORDED)
+            found = await engine.book(event.event_id, user, prefer=RECORDED)
             assert (found.status, found.new, found.at.epoch) == (status, False, 2)
             assert found.durability == RECORDED
 
@@ -195,8 +199,8 @@ class TestRecorded:
         async with Worker(with_deadline(stores, 30)) as engine:
             event = await engine.initialize("Event Name", 1)
             for ask, code in (
-                (engine.cancel(event.event_id, "a", RECORDED), "not_booked"),
-                (engine.book(99, "a", RECORDED), "event_not_found"),
+                (engine.cancel(event.event_id, "a", prefer=RECORDED), "not_booked"),
+                (engine.book(99, "a", prefer=RECORDED), "event_not_found"),
             ):
                 async with asyncio.timeout(5):
                     with pytest.raises(Problem) as caught:
@@ -217,7 +221,7 @@ class TestPending:
             await eventually(lambda: is_recorded(record, valkey))
             await allow_connections(servers, record, allow=False)
             durability, seconds = await seconds_to(
-                asyncio.ensure_future(engine.book(event.event_id, "a", RECORDED))
+                asyncio.ensure_future(engine.book(event.event_id, "a", prefer=RECORDED))
             )
             assert durability == "none"
             assert seconds < 1.1 * DEADLINE_S
@@ -228,7 +232,9 @@ class TestPending:
             await allow_connections(servers, record, allow=True)
 
             async def recorded() -> bool:
-                return (await engine.book(event.event_id, "a", RECORDED)).durability == RECORDED
+                return (
+                    await engine.book(event.event_id, "a", prefer=RECORDED)
+                ).durability == RECORDED
 
             await eventually(recorded)
             assert await record.fetchval("SELECT count(*) FROM bookings") == 2
@@ -244,10 +250,10 @@ class TestPending:
             assert time.monotonic() - began < 1.1 * DEADLINE_S
             assert (event.durability, event.at) == ("none", (1, 2))
             began = time.monotonic()
-            booking = await engine.book(event.event_id, "a", RECORDED)
+            booking = await engine.book(event.event_id, "a", prefer=RECORDED)
             assert time.monotonic() - began < 1.1 * DEADLINE_S
             assert (booking.durability, booking.at) == ("none", (1, 3))
-            done = await engine.cancel(event.event_id, "a", RECORDED)
+            done = await engine.cancel(event.event_id, "a", prefer=RECORDED)
             assert (done.durability, done.at) == ("none", (1, 4))
             async with writing(settings):
 
@@ -344,12 +350,12 @@ class TestPending:
             await eventually(lambda: _serves(engine))
             async with writing(settings):
                 for user in range(5):
-                    booking = await engine.book(event.event_id, str(user), RECORDED)
+                    booking = await engine.book(event.event_id, str(user), prefer=RECORDED)
                     assert (booking.durability, booking.at.epoch) == (RECORDED, 3)
                 assert booking.at.seq > lost.seq
                 assert await waiting is False
                 assert await engine._watermarks.reached(0, lost, 1e9) is False
-                assert (await engine.book(event.event_id, "lost", RECORDED)).new
+                assert (await engine.book(event.event_id, "lost", prefer=RECORDED)).new
 
     async def test_too_many_that_wait_are_pending_at_once(self, stores: Stores) -> None:
         """The room is bounded; who is in it stays in it."""
@@ -419,7 +425,7 @@ class TestWaking:
             (first,) = begin(engine, event.event_id, ["first"])
             await _subscribed(stores)
             async with asyncio.timeout(10):
-                await engine.book(event.event_id, "second", RECORDED)
+                await engine.book(event.event_id, "second", prefer=RECORDED)
                 assert (await first).durability == RECORDED
 
     async def test_one_that_waits_makes_its_call_awaited(
@@ -447,7 +453,7 @@ class TestWaking:
         for number in range(3):
             await _subscribed(stores)
             assert await valkey.execute_command("CLIENT", "KILL", "TYPE", "pubsub") >= 1
-            booking = await patient.book(event.event_id, f"u{number}", RECORDED)
+            booking = await patient.book(event.event_id, f"u{number}", prefer=RECORDED)
             assert booking.durability == RECORDED
 
     async def test_a_user_without_channels_gets_its_answers_all_the_same(
@@ -463,7 +469,7 @@ class TestWaking:
             async with writing(with_deadline(mute)), Worker(with_deadline(mute, 30)) as engine:
                 event = await engine.initialize("Event Name", 50, RECORDED)
                 assert event.durability == RECORDED
-                booking = await engine.book(event.event_id, "a", RECORDED)
+                booking = await engine.book(event.event_id, "a", prefer=RECORDED)
                 assert booking.durability == RECORDED
             assert int(await valkey.hget(META, "recorded")) >= booking.at.seq
             store = RedisStore(mute.redis_url)
@@ -559,13 +565,15 @@ class TestConfiguration:
             event = await engine.initialize("Event Name", 5)
             await record.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
             async with writing(settings):
-                booking = await engine.book(event.event_id, "a", RECORDED)
+                booking = await engine.book(event.event_id, "a", prefer=RECORDED)
                 assert booking.durability == "none"
                 assert await record.fetchval("SELECT count(*) FROM bookings") == 0
                 await record.execute(f'ALTER DATABASE "{name}" RESET synchronous_commit')
 
                 async def recorded() -> bool:
-                    return (await engine.book(event.event_id, "a", RECORDED)).durability == RECORDED
+                    return (
+                        await engine.book(event.event_id, "a", prefer=RECORDED)
+                    ).durability == RECORDED
 
                 await eventually(recorded)
 

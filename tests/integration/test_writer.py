@@ -22,6 +22,7 @@ from service.keys import partition_keys
 from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
 from service.outbox import Change
+from service.projection import Projection
 from service.record import Application, chain
 from service.redis_store import RedisStore
 from service.scripts import serving_scripts
@@ -880,7 +881,7 @@ def _arm(patched: pytest.MonkeyPatch, point: str) -> None:
 
     patched.setattr(Ledger, "applying", before)
     if point == "mid rows":
-        patched.setattr(Application, "_counters", die)
+        patched.setattr(Projection, "_counters", die)
     if point == "before the watermark":
         patched.setattr(RedisStore, "raise_watermark", die)
 
