@@ -30,7 +30,7 @@ CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(
 CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(if $(PREFER),--prefer $(PREFER)) $(CROWD_HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help run demo test test-servers mutants check bench loadtest lock clean
+.PHONY: docs help run demo test test-servers restores mutants check bench loadtest lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -55,6 +55,10 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
 	  $(BIN)/pytest -n $(JOBS) --dist loadfile -k "not fakeredis" tests/integration tests/lua tests/tls \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
+
+# `make test` has two points of each; a seed repeats what was done to a sale, and when.
+restores: .venv/.dev ## Put stores back at POINTS random points of a sale (20), or at one SEED
+	ONSALE_TEST_POINTS=$(or $(POINTS),20) ONSALE_TEST_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/restores
 
 # Each on a Valkey and a PostgreSQL of its own; too many at once, and slowness looks like a catch.
 mutants: JOBS := 2

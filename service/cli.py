@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from service.backup_commands import BACKUP_COMMANDS
 from service.deciding import COMMANDS as DECIDING
 from service.listener import AddressError
 from service.operating import COMMANDS as OPERATING
@@ -83,5 +84,5 @@ def writer() -> None:
     run_writer(settings)
 
 
-for _command in (*OPERATING, *DECIDING):
+for _command in (*OPERATING, *DECIDING, *BACKUP_COMMANDS):
     main.add_command(_command)

@@ -213,6 +213,7 @@ class Handshake:
             meta.epoch if meta else 0,
             promised_epoch(meta.next) if meta else 0,
             *(at.epoch for at in answered),
+            order.epoch_above if order else 0,
         )
         next_ = f"{number} {self._token()}"
         closed = await self._redis.close(self.partition, meta, next_)

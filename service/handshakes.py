@@ -3,7 +3,7 @@
 Every role and every command that runs one makes it here, so that none leaves a witness out.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from prometheus_client import Counter
@@ -27,10 +27,12 @@ def make_handshakes(
     *,
     answered: AnsweredOf | None = None,
     postgresql_url: str | None = None,
+    connect: Callable[[int], Awaitable[Ledger]] | None = None,
 ) -> dict[int, Handshake]:
     """Return the handshake of each partition, in order.
 
-    `answered`: where the process has some H of its own; this host's files otherwise.
+    `answered`: where the process has some H of its own; this host's files otherwise. `connect`
+    lends a session that was made before; each handshake makes one of its own otherwise.
     """
     postgresql_url = postgresql_url or urls_of(settings)[1]
     if answered is None:
@@ -38,7 +40,7 @@ def make_handshakes(
         answered = partial(answered_on_host, settings.answered_directory)
     counter = (metrics or Metrics()).handshakes
 
-    def connect(idle_s: int) -> Awaitable[Ledger]:
+    def own_session(idle_s: int) -> Awaitable[Ledger]:
         return ledger.connect(
             postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
         )
@@ -56,7 +58,7 @@ def make_handshakes(
         number: Handshake(
             number,
             redis,
-            connect,
+            connect or own_session,
             assure=sound,
             answered=partial(answered, number),
             count=partial(_count, counter, number),

@@ -55,8 +55,13 @@ def looked(
     except Exception as error:  # a failure of ours must not pass for a finding
         traceback.print_exc()
         why = f"cannot tell: {_what(error)}"
-    click.echo(f"onsale: {' '.join(why.split())}", err=True)
+    refuse(why)
     return code
+
+
+def refuse(why: str) -> None:
+    """Say on stderr, in one line, what keeps the command from its work."""
+    click.echo(f"onsale: {' '.join(why.split())}", err=True)
 
 
 def say(text: str, *, err: bool = False) -> None:

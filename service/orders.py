@@ -20,12 +20,14 @@ class Order:
 
     `reason` goes on record with the epoch. `verdict` is `rebuild`, `stay_closed`, or empty: what
     the comparison comes to. `while_closed` is done after the partition was closed and before
-    anything is compared. `progress` is told how many changes were put on record, and of how many.
+    anything is compared; `epoch_above` is an epoch that its work may bring into the record.
+    `progress` is told how many changes were put on record, and of how many.
     """
 
     reason: str
     verdict: str = ""
     while_closed: WhileClosed | None = None
+    epoch_above: int = 0
     progress: Callable[[int, int], None] = lambda _, __: None
 
 

@@ -27,9 +27,11 @@ class Client:
     port: int
     _streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = field(default=None)
 
-    async def post(self, path: str, body: dict[str, Any], key: str = "") -> Answer:
-        """Send once, with an Idempotency-Key or without."""
-        return await self.send("POST", path, json.dumps(body).encode(), key)
+    async def post(
+        self, path: str, body: dict[str, Any], key: str = "", *, prefer: str = ""
+    ) -> Answer:
+        """Send once, with an Idempotency-Key and a preference, or without."""
+        return await self.send("POST", path, json.dumps(body).encode(), key, prefer=prefer)
 
     async def get(self, path: str) -> Answer:
         """Ask once."""
@@ -45,7 +47,9 @@ class Client:
                 return Answer(answer.status, answer.body, sends)
             await asyncio.sleep(0.02)
 
-    async def send(self, method: str, path: str, body: bytes, key: str = "") -> Answer:
+    async def send(
+        self, method: str, path: str, body: bytes, key: str = "", *, prefer: str = ""
+    ) -> Answer:
         """Send one request and read its answer."""
         try:
             async with asyncio.timeout(ANSWER_S):
@@ -55,6 +59,8 @@ class Client:
                 head = f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\n"
                 if key:
                     head += f"Idempotency-Key: {key}\r\n"
+                if prefer:
+                    head += f"Prefer: {prefer}\r\n"
                 if body:
                     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
                 writer.write(head.encode() + b"\r\n" + body)

@@ -1,10 +1,9 @@
 """A record restored from an older copy is brought forward from the outbox, or the sale closes.
 
-ONSALE_TEST_POINTS says at how many random points of a sale; 20 take some minutes.
+Worker and writer of the test's own process; under a whole service: `tests/restores`.
 """
 
 import asyncio
-import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -34,7 +33,7 @@ from tests.integration.conftest import eventually, writing
 from tests.integration.restoring import RecordCopies, caught_up, crowding, is_whole
 
 META, _, OUTBOX = partition_keys(0)
-POINTS = int(os.environ.get("ONSALE_TEST_POINTS", "3"))
+POINTS = 3
 
 
 class Died(BaseException):

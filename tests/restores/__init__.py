@@ -1,0 +1,1 @@
+"""Stores that come back older than the other knows them to be, at random points of a sale."""
