@@ -31,6 +31,7 @@ from service.results import (
     UserState,
 )
 from service.settings import Durability
+from service.vouching import Vouching
 from service.watermark import Watermarks
 
 Result = TypeVar("Result")
@@ -66,6 +67,15 @@ class Engine:
         self._note = note
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
+        self._vouching = [
+            Vouching(
+                partition.number,
+                ledgers,
+                waiting_max=bounds.waiting_max,
+                deadline_s=bounds.deadline_s,
+            )
+            for partition in partitions
+        ]
 
     def start(self) -> None:
         """Begin to open all partitions, in the background."""
@@ -108,18 +118,21 @@ class Engine:
         """Read one event."""
         return (await self._look(event_id, ""))[0]
 
-    async def user(self, event_id: int, user_id: str) -> UserState:
-        """Read one user's state. Raises Problem `not_booked` for one who never asked."""
+    async def user(self, event_id: int, user_id: str, prefer: str = "") -> UserState:
+        """Read one user's state. Raises Problem `not_booked` for one who never asked.
+
+        Whether it is on record is looked into where `prefer` or the deployment wants to know.
+        """
+        deadline = self._deadline()
         state = (await self._look(event_id, user_id))[1]
         if state is None:
             raise Problem("not_booked")
-        return state
-
-    def known_durability(self, state: UserState) -> Reached:
-        """Return how durable the change that led to a user's state is by now."""
-        if state.recorded:
-            return "recorded"
-        return "none" if self._durability == "recorded" else self._durability
+        reached = self._least()
+        if self._awaits(prefer) and state.recorded:
+            number = partition_of(event_id, len(self._partitions))
+            on_record = await self._vouching[number].on_record(state.at, deadline)
+            reached = "recorded" if on_record else reached
+        return replace(state, durability=reached)
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
@@ -149,6 +162,10 @@ class Engine:
         """Return when a request that comes now has to be answered, of the loop's clock."""
         return asyncio.get_running_loop().time() + self._deadline_s
 
+    def _least(self) -> Reached:
+        """Return what Redis alone makes of a change."""
+        return "none" if self._durability == "recorded" else self._durability
+
     def _awaits(self, prefer: str) -> bool:
         """Whether an answer waits for the record."""
         return "recorded" in (prefer, self._durability)
@@ -165,6 +182,8 @@ class Engine:
         reached: Reached = self._durability
         if awaited:
             recorded = await self._watermarks.reached(number, answer.at, deadline)
+            if recorded and not answer.is_fresh:
+                recorded = await self._vouching[number].on_record(answer.at, deadline)
             reached = "recorded" if recorded else "none"
         if reached != "none":
             self._note(number, answer.at)

@@ -137,7 +137,8 @@ class Handlers:
         user_id = parse_user_id(request.path_params["user_id"])
         if user_id is None:
             raise Problem("not_booked")
-        state = await self._engine.user(event_id, user_id)
+        prefer = preferred(request.headers, "durability")
+        state = await self._engine.user(event_id, user_id, prefer)
         body: dict[str, object] = {
             "eventId": event_id,
             "userId": user_id,
@@ -147,9 +148,9 @@ class Handlers:
             body["quantity"] = 1
         if state.status == "waiting":
             body["position"] = state.position
-        body["durability"] = self._engine.known_durability(state)
+        body["durability"] = state.durability
         body["seq"] = state.seq
-        return answer(200, body, _NO_STORE)
+        return answer(200, body, {**_NO_STORE, **_applied(prefer, state.durability)})
 
     async def problem(self, request: Request) -> Response:
         """Explain a problem's code: what a `type` points to."""

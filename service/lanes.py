@@ -187,7 +187,10 @@ class Lanes:
                 event_id, name, int(capacity), int(available), int(waiting), int(created),
                 int(updated),
             )  # fmt: skip
-            user = UserState(state, int(seq), int(at), recorded == "1") if state else None
+            user = None
+            if state:
+                found = Position(reply.last.epoch, int(seq))
+                user = UserState(state, found, int(at), recorded == "1")
             results.append((event, user))
         return results
 

@@ -222,7 +222,8 @@ class StatusAnswer(BaseModel):
 class UserAnswer(BaseModel):
     """200 of `GET /events/{eventId}/users/{userId}`. `position` only while waiting.
 
-    `durability` is what the change that led to this state has reached by now.
+    `durability` is what the change that led to this state has reached: the deployment's level, or
+    `recorded` where that was asked for, and looked into, and found.
     """
 
     eventId: EventId

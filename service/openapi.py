@@ -161,7 +161,7 @@ def _paths() -> dict[str, Any]:
                 "user",
                 {200: ("The state as it is now", models.UserAnswer, {})},
                 ("event_not_found", "not_booked", *_STORES),
-                parameters=[_EVENT_ID, _USER_ID],
+                parameters=[_EVENT_ID, _USER_ID, _PREFER],
             )
         },
         "/livez": {

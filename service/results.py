@@ -33,6 +33,11 @@ class Booking:
     durability: Reached = "fsync"
     current: Standing | None = None
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether this very request made the change."""
+        return self.new and self.current is None
+
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
@@ -46,6 +51,11 @@ class Cancellation:
     reassigned: bool
     durability: Reached = "fsync"
     current: Standing | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether this very request made the change."""
+        return self.current is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +78,30 @@ class OpenedEvent(EventState):
     at: Position
     durability: Reached = "fsync"
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether this very request made the change: nobody opens an event twice."""
+        return True
+
 
 @dataclass(frozen=True, slots=True)
 class UserState:
     """A user's state for an event; `position` is 0 unless the user waits.
 
-    `recorded`: Redis knows that the change which led there is on record.
+    `at`: the seq of the change that led there, with the epoch in which Redis was asked. `recorded`:
+    Redis knows that change to have been on record.
     """
 
     status: str
-    seq: int
+    at: Position
     position: int
     recorded: bool
+    durability: Reached = "fsync"
+
+    @property
+    def seq(self) -> int:
+        """The seq of the change that led there."""
+        return self.at.seq
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ async def recorded(client: Client, location: str) -> dict[str, object]:
     """Follow a location until what is there is on record."""
     async with asyncio.timeout(15):
         while True:
-            body: dict[str, object] = (await client.get(location)).json()
+            body: dict[str, object] = (await client.get(location, headers=PREFER)).json()
             if body["durability"] == "recorded":
                 return body
             await asyncio.sleep(0.02)
@@ -60,7 +60,7 @@ async def test_an_answer_waits_when_it_is_asked_to(client: Client, event_id: int
         assert (answer.status_code, answer.json()["status"]) == (status, outcome)
         assert answer.json()["durability"] == "recorded"
         assert answer.headers["preference-applied"] == "durability=recorded"
-        state = await client.get(f"/events/{event_id}/users/{user}")
+        state = await client.get(f"/events/{event_id}/users/{user}", headers=PREFER)
         assert (state.json()["seq"], state.json()["durability"]) == (
             answer.json()["seq"],
             "recorded",

@@ -94,7 +94,7 @@ def _ask(words: list[str], address: str) -> Any:
     for name, value in options:
         if name == "-d":
             return httpx.post(url, content=value, headers=headers, trust_env=False).json()
-    return httpx.get(url, trust_env=False).json()
+    return httpx.get(url, headers=headers, trust_env=False).json()
 
 
 def _timeless(answer: Any) -> str:

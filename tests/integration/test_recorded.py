@@ -17,6 +17,7 @@ from service.engine import Engine
 from service.errors import Problem
 from service.handshake import HandshakeImpossible, Opened
 from service.handshakes import make_handshakes
+from service.keyed import digest_of
 from service.keys import partition_keys, watermark_channel
 from service.lineage import Position
 from service.redis_store import RedisStore
@@ -206,6 +207,70 @@ class TestRecorded:
                     with pytest.raises(Problem) as caught:
                         await ask
                 assert caught.value.code == code
+
+
+class TestStanding:
+    """What has stood for a while is asked of the record itself."""
+
+    async def test_a_record_that_went_back_vouches_for_what_it_holds(
+        self, stores: Stores, record: Record, valkey: Client
+    ) -> None:
+        """No writer has looked yet, the watermark stands: a repeat is pending all the same."""
+        settings = with_deadline(stores)
+        keyed = f"key/{digest_of('book', quantity=1)}"
+        async with Worker(settings) as engine:
+            async with writing(settings):
+                event = await engine.initialize("Event Name", 5)
+                for user in ("kept", "lost"):
+                    await engine.book(event.event_id, user, keyed=keyed, prefer=RECORDED)
+                await eventually(lambda: is_recorded(record, valkey))
+            await record.execute("DELETE FROM bookings WHERE user_id = 'lost'")
+            await record.execute("UPDATE cursors SET seq = seq - 1")
+            for user, reached in (("kept", RECORDED), ("lost", "none")):
+                again = await engine.book(event.event_id, user, prefer=RECORDED)
+                told = await engine.book(event.event_id, user, keyed=keyed, prefer=RECORDED)
+                assert (again.durability, told.durability) == (reached, reached)
+            states = [await engine.user(event.event_id, u, RECORDED) for u in ("kept", "lost")]
+            assert [state.durability for state in states] == [RECORDED, "fsync"]
+            assert (await engine.user(event.event_id, "kept")).durability == "fsync"
+
+    async def test_a_record_without_the_epoch_vouches_for_nothing(
+        self, stores: Stores, record: Record, valkey: Client
+    ) -> None:
+        """It is another one, or older than its seqs say."""
+        settings = with_deadline(stores)
+        async with Worker(settings) as engine:
+            async with writing(settings):
+                event = await engine.initialize("Event Name", 5)
+                await engine.book(event.event_id, "a", prefer=RECORDED)
+                await eventually(lambda: is_recorded(record, valkey))
+            await record.execute("UPDATE epochs SET epoch = 7")
+            again = await engine.book(event.event_id, "a", prefer=RECORDED)
+            assert again.durability == "none"
+
+    async def test_who_asks_at_once_shares_a_question(
+        self, stores: Stores, record: Record, valkey: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A hundred repeats cost the record a few questions."""
+        asked = 0
+        cursor = ledger.Ledger.cursor
+
+        async def counted(self: ledger.Ledger, partition: int) -> Position:
+            nonlocal asked
+            asked += 1
+            return await cursor(self, partition)
+
+        settings = with_deadline(stores, 30)
+        async with Worker(settings) as engine:
+            async with writing(settings):
+                event = await engine.initialize("Event Name", 5)
+                await engine.book(event.event_id, "a", prefer=RECORDED)
+                await eventually(lambda: is_recorded(record, valkey))
+            monkeypatch.setattr(ledger.Ledger, "cursor", counted)
+            crowd = [engine.user(event.event_id, "a", RECORDED) for _ in range(100)]
+            found = await asyncio.gather(*crowd)
+        assert {state.durability for state in found} == {RECORDED}
+        assert asked <= 5
 
 
 class TestPending:
