@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.decision import ClosedEpoch
+from service.errors import ConfigurationError
 from service.given_verdicts import Given, as_json, chosen, give, line, reaching
 from service.ledger import connect
 from service.looking import CANNOT_TELL, count
 from service.losses import Loss
 from service.orders import Order
+from service.record_view import RecordView
 from service.settings import Settings
 
 _APPLYING = (
@@ -35,7 +37,16 @@ class Found:
 async def look(
     settings: Settings, redis_url: str, postgresql_url: str, partitions: Sequence[int]
 ) -> list[Found]:
-    """Return the partitions that stay closed. Raises what `UNAVAILABLE` lists."""
+    """Return the partitions that stay closed.
+
+    Raises ConfigurationError where the settings know of fewer partitions than the record, or of
+    more, and what `UNAVAILABLE` lists.
+    """
+    async with await RecordView.open(postgresql_url, purpose="operator") as record:
+        held = await record.partitions()
+    if held not in (None, settings.partitions):
+        msg = f"ONSALE_PARTITIONS is {settings.partitions}, but this record was begun with {held}"
+        raise ConfigurationError(msg)
     async with (
         reaching(settings, redis_url, postgresql_url) as handshakes,
         await connect(postgresql_url, purpose="operator") as ledger,

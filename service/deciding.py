@@ -58,8 +58,8 @@ def rebuild(partitions: tuple[int, ...], *, as_json: bool) -> None:
 def close(reason: str, partitions: tuple[int, ...], *, as_json: bool) -> None:
     """Stop selling: requests get 503 `closed` with the reason.
 
-    Until `onsale open`, or until a worker or the writer is started: a start compares anew, and
-    opens. Exit 0: closed; 2: it could not be done now.
+    Until `onsale open` or another command that ends in a handshake, or until a worker or the writer
+    is started: each compares anew, and opens. Exit 0: closed; 2: it could not be done now.
     """
     from service.orders import Order  # noqa: PLC0415  # heavy
 

@@ -124,14 +124,17 @@ class Engine:
         Whether it is on record is looked into where `prefer` or the deployment wants to know.
         """
         deadline = self._deadline()
+        number = partition_of(event_id, len(self._partitions))
         state = (await self._look(event_id, user_id))[1]
         if state is None:
             raise Problem("not_booked")
         reached = self._least()
         if self._awaits(prefer) and state.recorded:
-            number = partition_of(event_id, len(self._partitions))
             on_record = await self._vouching[number].on_record(state.at, deadline)
             reached = "recorded" if on_record else reached
+        if reached != "none":
+            # Who was told pending, or nothing at all, hears here what the request came to.
+            self._note(number, state.at)
         return replace(state, durability=reached)
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
@@ -175,8 +178,8 @@ class Engine:
     ) -> Given:
         """Say how far an answer reaches: the one way out for whatever names a change's position.
 
-        What is promised is noted as answered (H): not what is pending, nor a read that merely saw
-        R. Raises nothing any more, since the change has been made.
+        What is promised is noted as answered (H), not what is pending. Raises nothing any more,
+        since the change has been made.
         """
         number = partition_of(event_id, len(self._partitions))
         reached: Reached = self._durability

@@ -192,7 +192,8 @@ class Application:
                 " VALUES ($1, $2, $3, $4, $5, $6)"
                 " ON CONFLICT (partition, epoch) DO UPDATE SET verdict = excluded.verdict,"
                 " beginning = excluded.beginning, predecessor = excluded.predecessor,"
-                " reason = excluded.reason, decided_at = excluded.decided_at"
+                " reason = excluded.reason, decided_at = excluded.decided_at,"
+                " lost_epoch = NULL, lost_first = NULL, lost_last = NULL, confirmed_at = NULL"
                 " WHERE epochs.beginning IS NULL",
                 partition,
                 epoch.epoch,

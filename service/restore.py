@@ -54,7 +54,9 @@ class Restored:
         ):
             return CANNOT_TELL
         opened = all(isinstance(result, Opened) for result in results)
-        return 0 if opened and (self.audit, self.reconcile) == ("holds", "clean") else REFUSED
+        # An event that was frozen in the backup is frozen again: that is what was asked for.
+        alike = self.reconcile in ("clean", "frozen")
+        return 0 if opened and self.audit == "holds" and alike else REFUSED
 
 
 class Restore:

@@ -100,14 +100,15 @@ class Settling:
         confirmed: Sequence[Loss],
     ) -> Verdict:
         verdict = decide(self._closed, recorded, lineage, self._missing, self._replayed)
-        verdict = allowed(verdict, recorded, [] if self._flaw else confirmed)
+        # Nobody may confirm his way into a record that does not hold, nor have done so before.
+        confirmed = [] if self._flaw else confirmed
+        verdict = allowed(verdict, recorded, confirmed)
         verdict = ordered(
             verdict, self._order.verdict, self._order.reason, recorded, self._unfinished
         )
         verdict = witnessed(verdict, number, lineage, answered, confirmed, self._partition)
         if verdict.loss is None or not self._flaw:
             return verdict
-        # Nobody may confirm his way into a record that does not hold.
         reason = f"{verdict.reason}; this cannot be confirmed: {self._flaw}; see `onsale audit`"
         return Verdict(verdict.name, None, reason)
 

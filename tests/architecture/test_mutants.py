@@ -116,7 +116,8 @@ def test_whatever_still_works_in_a_trial_is_ended(tmp_path: Path) -> None:
     try:
         left.send_signal(signal.SIGSTOP)
         end_all_in(inside)
-        assert left.wait(timeout=10) == -signal.SIGINT
+        # Where a shell without job control started the tests, interrupts are ignored.
+        assert left.wait(timeout=10) in (-signal.SIGINT, -signal.SIGKILL)
         assert kept.poll() is None
     finally:
         for process in processes:

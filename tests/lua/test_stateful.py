@@ -299,7 +299,9 @@ MUTANTS = {
     ),
     "a position ignores the gaps": Mutation("read", "turn - head + 1 - gone", "turn - head + 1"),
     "a position of the same call is asked of Redis": Mutation(
-        "book", "known.position or position_of", "position_of"
+        "book",
+        "known.seq\n      position = known.position or position_of",
+        "known.seq\n      position = position_of",
     ),
     "an empty list is kept": Mutation(
         "cancel", "event.waiting == 0 and (event.popped > 0 or #event.left > 0)", "false"
