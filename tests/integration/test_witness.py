@@ -14,7 +14,8 @@ from service.errors import ConfigurationError, Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
 from service.handshakes import make_handshakes
 from service.keys import partition_keys
-from service.lineage import Position
+from service.ledger import Ledger
+from service.lineage import Epoch, Position
 from service.reconciler import reconcile
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -83,6 +84,20 @@ class TestAnswers:
             await ask(event.event_id, user)
             await engine.event(event.event_id)
             await eventually(partial(_holds, directory, Position(1, seq)))
+
+    async def test_who_is_told_of_a_state_was_answered(
+        self, settings: Settings, engine: Engine
+    ) -> None:
+        """That is how a promotion is told, and what a pending request came to."""
+        impatient = settings.model_copy(update={"request_deadline_ms": 500})
+        async with Worker(impatient) as other:
+            event = await engine.initialize("Event Name", 1)
+            pending = await other.book(event.event_id, "1", prefer="recorded")
+            assert pending.durability == "none"
+        directory = settings.answered_directory
+        await eventually(partial(_holds, directory, Position(1, 2)))
+        assert (await engine.user(event.event_id, "1")).durability == "fsync"
+        await eventually(partial(_holds, directory, pending.at))
 
     async def test_a_booking_that_stood_is_noted_with_its_own_seq(
         self, settings: Settings, engine: Engine
@@ -451,6 +466,43 @@ class TestConfirming:
         assert found.closed.loss is None
         assert found.given is None
         assert await recorded(record) == Position(1, 5)
+
+    async def test_a_record_that_was_damaged_since_cannot_be_gone_on_from(
+        self, settings: Settings, engine: Engine, record: Record, redis_store: RedisStore,
+        valkey: Client,
+    ) -> None:  # fmt: skip
+        """What was shown to be lost says nothing of what has become of the record meanwhile."""
+        async with writing(settings):
+            await sell(engine)
+            await all_recorded(record, redis_store)
+        say_answered(settings, (1, 99))
+        await valkey.flushall()
+        assert isinstance(await fresh(settings, redis_store).run(), StaysClosed)
+        assert await record.execute("DELETE FROM bookings WHERE user_id = '1'") == "DELETE 1"
+        (found,) = await confirm_loss(settings)
+        assert found.given is not None
+        assert isinstance(found.given.result, StaysClosed)
+        assert "this cannot be confirmed: the record is not whole" in found.given.result.reason
+
+    async def test_settings_that_know_of_fewer_partitions_are_refused(
+        self, settings: Settings, handshake: Handshake
+    ) -> None:
+        """What is closed in the others would not be seen."""
+        await handshake.run()
+        with pytest.raises(ConfigurationError, match=r"ONSALE_PARTITIONS is 2, but .* with 1"):
+            await confirm_loss(settings.model_copy(update={"partitions": 2}))
+
+    async def test_the_number_of_a_closed_epoch_may_come_back(
+        self, settings: Settings, handshake: Handshake, record: Record
+    ) -> None:
+        """What stayed closed here was another one on the record that a replay brings forward."""
+        await handshake.run()
+        say_answered(settings, (1, 9))
+        assert isinstance(await handshake.run(), StaysClosed)
+        async with Ledger(record).applying([0]) as application:
+            await application.make_good(0, [Epoch(2, 1, 1, "replayed")], "a replay")
+        assert (await epochs(record))[-1][1:] == ("replayed", 1, 1)
+        assert await losses(record) == []
 
 
 async def _holds(directory: Path, at: Position) -> bool:

@@ -68,6 +68,7 @@ def restored(*results: Result, audit: str = "holds", reconcile: str = "clean") -
     [
         (restored(), 0, "Nothing was changed; --apply restores."),
         (restored(Opened(3, "replay")), 0, "restored: audit holds, reconcile clean."),
+        (restored(Opened(3, ""), reconcile="frozen"), 0, "restored: audit holds, reconcile frozen"),
         (restored(Opened(3, "replay"), reconcile="drift"), 1, "look at what stands above"),
         (restored(Opened(3, "replay"), audit="violated"), 1, "audit violated"),
         (restored(Opened(3, "replay"), audit="cannot_tell"), 2, "audit cannot tell"),
