@@ -15,6 +15,7 @@ import pytest
 from service import bringing_forward
 from service.app import Worker
 from service.bringing_forward import BringingForward
+from service.decision import Decision
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import HandshakeImpossible, Opened, StaysClosed
@@ -538,13 +539,8 @@ def _arm(patched: pytest.MonkeyPatch, store: RedisStore, point: str, batch: int)
     async def die(*_: Any) -> Any:
         raise Died
 
-    @asynccontextmanager
-    async def no_verdict(*_: Any) -> AsyncIterator[Any]:
-        raise Died
-        yield
-
     if point == "verdict":
-        patched.setattr(Ledger, "deciding", no_verdict)
+        patched.setattr(Decision, "put_epoch", die)
     elif point == "decided":
         patched.setattr(store, "load_scripts", die)
     elif point == "begun":
