@@ -75,14 +75,11 @@ def retry(event_id: int, *, apply: bool, as_json: bool) -> None:
 
 
 def _begin() -> "tuple[Settings, str, str]":
-    """Return the settings of a deployment on these stores, and their URLs."""
+    """Return the settings, and the URLs of the stores that they name or that run here."""
     settings = read_settings()
     try:
         redis, postgresql = store_urls(settings)
     except NothingRunsError as error:
         raise ConfigurationError(str(error)) from None  # exit 2: it cannot tell
     log_to_stderr(settings, "deadletters")
-    from pydantic import SecretStr  # noqa: PLC0415  # heavy
-
-    stores = {"redis_url": SecretStr(redis), "database_url": SecretStr(postgresql)}
-    return settings.model_copy(update=stores), redis, postgresql
+    return settings, redis, postgresql

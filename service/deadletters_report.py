@@ -84,7 +84,7 @@ def _run(
 ) -> int:
     def handshakes(redis: RedisStore, partitions: int) -> Mapping[int, Handshake]:
         deployed = settings.model_copy(update={"partitions": partitions})
-        return make_handshakes(deployed, redis, "deadletters")
+        return make_handshakes(deployed, redis, "deadletters", postgresql_url=postgresql_url)
 
     async def done() -> Said:
         async with await DeadLetters.open(redis_url, postgresql_url, handshakes) as letters:
