@@ -13,7 +13,7 @@ import pytest
 from tests.restores.deployment import Deployment
 from tests.servers import Servers
 
-POINTS = int(os.environ.get("ONSALE_TEST_POINTS", "2"))
+POINTS = int(os.environ.get("ONSALE_TEST_POINTS", "1"))
 SEED = os.environ.get("ONSALE_TEST_SEED")
 
 
