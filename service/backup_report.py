@@ -10,7 +10,7 @@ from typing import Any
 
 from service.backing_up import CannotBackUpError, back_up
 from service.backup_files import BackupRefusedError, Manifest
-from service.looking import CANNOT_TELL, OnProgress, count, looked, refuse, say, table
+from service.looking import CANNOT_TELL, OnProgress, count, cut_short, looked, refuse, say, table
 from service.welcome import onsale_version
 
 REFUSED = 1
@@ -49,9 +49,7 @@ def run(
         refuse(f"no backup was made: {made}")
         made = CANNOT_TELL
     if isinstance(made, int):
-        if machine_readable:
-            say(json.dumps({"exitCode": made}))
-        return made
+        return cut_short(made, machine_readable=machine_readable)
     say(json.dumps(as_json(made)) if machine_readable else render(made, directory))
     return 0
 

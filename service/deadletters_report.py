@@ -15,7 +15,7 @@ import asyncpg
 from service.deadletters import DeadLetters, Kept, Move, Retry
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
 from service.handshakes import make_handshakes
-from service.looking import CANNOT_TELL, count, looked, printable, rest, say, some, table
+from service.looking import CANNOT_TELL, count, cut_short, looked, printable, rest, say, some, table
 from service.outbox import Change
 from service.redis_store import RedisStore
 from service.setting_aside import NotPossible, Standing
@@ -99,9 +99,7 @@ def _run(
     # Nothing is looked for that may be unknown: what is not there says NotPossible.
     said = looked("looking", lambda _: asyncio.run(done()), unknown=NotPossible)
     if isinstance(said, int):
-        if as_json:
-            say(json.dumps({"exitCode": said}))
-        return said
+        return cut_short(said, machine_readable=as_json)
     code, data, text = said
     say(json.dumps({"exitCode": code, **data}) if as_json else text)
     return code

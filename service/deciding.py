@@ -107,7 +107,7 @@ def confirm_loss(partitions: tuple[int, ...], *, apply: bool, as_json: bool) -> 
         unknown=ConfigurationError,
     )
     if isinstance(found, int):
-        sys.exit(found)
+        sys.exit(looking.cut_short(found, machine_readable=as_json))
     code = confirming.exit_code(found, applied=apply)
     if as_json:
         looking.say(json.dumps(confirming.to_json(found, code)))
@@ -136,7 +136,7 @@ def _give(
         "recording", lambda progress: asyncio.run(run(progress)), unknown=ConfigurationError
     )
     if isinstance(found, int):
-        sys.exit(found)
+        sys.exit(looking.cut_short(found, machine_readable=as_json))
     code = given_verdicts.exit_code(found, closing=closing, rebuilding=rebuilding)
     given_verdicts.show(found, code, machine_readable=as_json)
     sys.exit(code)

@@ -4,6 +4,7 @@ Invariant: whatever keeps a command from looking is exit code 2, never taken for
 is exit code 1.
 """
 
+import json
 import os
 import sys
 import traceback
@@ -62,6 +63,13 @@ def looked(
 def refuse(why: str) -> None:
     """Say on stderr, in one line, what keeps the command from its work."""
     click.echo(f"onsale: {' '.join(why.split())}", err=True)
+
+
+def cut_short(code: int, *, machine_readable: bool) -> int:
+    """Return the code of a command that has nothing to print; a machine is told that much."""
+    if machine_readable:
+        say(json.dumps({"exitCode": code}))
+    return code
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -15,7 +15,7 @@ from service import given_verdicts, reconcile_report
 from service.auditor import audit
 from service.findings import Report
 from service.given_verdicts import Given, give, reaching
-from service.looking import OnProgress, count, looked, say
+from service.looking import OnProgress, count, cut_short, looked, say
 from service.orders import Order
 from service.reconciler import UnknownEventError, reconcile
 from service.settings import Settings
@@ -96,7 +96,7 @@ def run(
         unknown=UnknownEventError,
     )
     if isinstance(found, int):
-        return found
+        return cut_short(found, machine_readable=machine_readable)
     show(found, machine_readable=machine_readable)
     return found.exit_code
 

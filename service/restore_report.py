@@ -12,7 +12,7 @@ from typing import Any
 from service.backup_files import BackupRefusedError
 from service.handshake import Opened, StaysClosed
 from service.lineage import NOWHERE, Position
-from service.looking import CANNOT_TELL, OnProgress, count, looked, refuse, say, table
+from service.looking import CANNOT_TELL, OnProgress, count, cut_short, looked, refuse, say, table
 from service.restore import REFUSED, Restore, Restored
 from service.restore_plan import PartitionPlan
 from service.restoring import CannotReplaceError, Result
@@ -48,9 +48,7 @@ def run(
         refuse(str(done))
         done = CANNOT_TELL
     if isinstance(done, int):
-        if machine_readable:
-            say(json.dumps({"exitCode": done}))
-        return done
+        return cut_short(done, machine_readable=machine_readable)
     say(json.dumps(as_json(done)) if machine_readable else render(done))
     return done.exit_code
 

@@ -145,3 +145,18 @@ def test_service_json_is_for_the_owner_alone(data: Path) -> None:
     """The file may hold passwords: mode 0600."""
     publish(data, SERVICE)
     assert (data / "run" / "service.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "command", ["rebuild", "confirm-loss", "reconcile --repair", "deadletters list"]
+)
+def test_a_machine_is_told_that_nothing_can_be_told(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One JSON object on stdout and a line on stderr, as ever, where the stores are away."""
+    monkeypatch.setenv("ONSALE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("REDIS_URL", f"unix://{tmp_path}/none.sock")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://onsale@/onsale?host={tmp_path}")
+    result = onsale(*command.split(), "--json")
+    assert result.exit_code == 2, result.output
+    assert json.loads(result.stdout)["exitCode"] == 2
