@@ -44,7 +44,7 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/tls
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/tls --ignore=tests/torture
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
 test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS

@@ -69,7 +69,8 @@ class Servers:
     """A Valkey and a PostgreSQL as `onsale up` runs them, or other binaries with its options.
 
     `redis_options` and `postgresql_options` come after its own and win; a `postgresql_port` has
-    PostgreSQL listen there as well, for users with passwords.
+    PostgreSQL listen there as well, for users with passwords. Each is started by its prefix, a
+    command that becomes the server: `("env", "NAME=value")`.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Servers:
         redis_options: Sequence[str] = (),
         postgresql_options: Sequence[str] = (),
         postgresql_port: int | None = None,
+        redis_prefix: Sequence[str] = (),
+        postgresql_prefix: Sequence[str] = (),
     ) -> None:
         data.mkdir(parents=True, exist_ok=True)
         self.run = RunDirectory(data)
@@ -93,6 +96,10 @@ class Servers:
         if postgresql_port is not None:
             listen = ("-c", "listen_addresses=127.0.0.1", "-p", str(postgresql_port))
             self._options[self.postgres.name] += listen
+        self.prefix = {
+            self.valkey.name: tuple(redis_prefix),
+            self.postgres.name: tuple(postgresql_prefix),
+        }
         self.redis_url = self.valkey.url
         self.postgresql_url = self.postgres.url
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -143,7 +150,7 @@ class Servers:
         store.role.before_start()
         log = self.run.log_file(store.name).open("ab")
         self._processes[store.name] = subprocess.Popen(
-            (*store.role.argv, *self._options[store.name]),
+            (*self.prefix[store.name], *store.role.argv, *self._options[store.name]),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -192,16 +199,24 @@ async def _probes(store: EmbeddedPostgres) -> bool:
 class Role:
     """`onsale api` or `onsale writer` as a process of the test's own."""
 
+    module = "service"
+    """What runs it."""
+
     def __init__(self, name: str, environment: Mapping[str, str], *arguments: str) -> None:
         self.name = name
-        self._argv = [sys.executable, "-m", "service", name, *arguments]
-        self._environment = {**os.environ, **environment}
+        self._arguments = (name, *arguments)
+        self.environment = {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, pass_fds: tuple[int, ...] = ()) -> None:
         self._process = subprocess.Popen(
-            self._argv, env=self._environment, pass_fds=pass_fds, start_new_session=True
+            self.argv, env=self.environment, pass_fds=pass_fds, start_new_session=True
         )
+
+    @property
+    def argv(self) -> list[str]:
+        """The command that starts it."""
+        return [sys.executable, "-m", self.module, *self._arguments]
 
     @property
     def pid(self) -> int:

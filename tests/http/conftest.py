@@ -48,16 +48,16 @@ class LoggedRole(Role):
     """A role whose stderr can be read."""
 
     def __init__(self, name: str, environment: dict[str, str], log: Path, *arguments: str) -> None:
-        """`log` is written from its beginning."""
+        """`log` is added to by each process that is started."""
         super().__init__(name, environment, *arguments)
         self.log = log
 
     def start(self, pass_fds: tuple[int, ...] = ()) -> None:
         """Start, in a directory without a `.env`, with stderr going to the log."""
-        with self.log.open("wb") as log, tempfile.TemporaryDirectory() as nowhere:
+        with self.log.open("ab") as log, tempfile.TemporaryDirectory() as nowhere:
             self._process = subprocess.Popen(
-                self._argv,
-                env=self._environment,
+                self.argv,
+                env=self.environment,
                 pass_fds=pass_fds,
                 start_new_session=True,
                 stderr=log,

@@ -11,7 +11,7 @@ from loadtests.answers import KEPT, Told
 from service.crowd import Operation
 from service.lineage import Position
 from tests.crowd import Answer, Client, connected
-from tests.restores.deployment import Deployment
+from tests.deployment import Deployment
 
 PEOPLE = 8
 PAUSE_S = 0.02

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.restores.deployment import Deployment
+from tests.deployment import Deployment
 from tests.servers import Servers
 
 POINTS = int(os.environ.get("ONSALE_TEST_POINTS", "1"))

@@ -2,8 +2,8 @@
 
 import asyncio
 
+from tests.deployment import Deployment, Fault
 from tests.restores.attendance import Attendance
-from tests.restores.deployment import Deployment, Fault
 from tests.restores.lives import (
     Lost,
     OnRecord,

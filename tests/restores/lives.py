@@ -16,8 +16,8 @@ from loadtests.replay import History, Row
 from service.lineage import Epoch, Lineage
 from service.outbox import STATUS_AFTER, Change
 from service.record import change_of
+from tests.deployment import Fault
 from tests.restores.attendance import Attendance, Heard
-from tests.restores.deployment import Fault
 
 
 @dataclass(frozen=True)

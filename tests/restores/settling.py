@@ -6,8 +6,8 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from tests.deployment import Deployment
 from tests.restores.attendance import Attendance
-from tests.restores.deployment import Deployment
 
 _RANGE = re.compile(r"partition 0: .*changes (\d+-)?\d+ to (\d+-)?\d+")
 

@@ -12,8 +12,8 @@ from random import Random
 import pytest
 
 from service.outbox import Change
+from tests.deployment import Deployment, Fault
 from tests.restores.attendance import attending
-from tests.restores.deployment import Deployment, Fault
 from tests.restores.ending import TICKETS, ends_well, lost_what_was_not_recorded
 from tests.restores.lives import Lost
 from tests.restores.settling import sells_again

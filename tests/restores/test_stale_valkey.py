@@ -13,8 +13,8 @@ from random import Random
 
 import pytest
 
+from tests.deployment import Deployment
 from tests.restores.attendance import Attendance, attending
-from tests.restores.deployment import Deployment
 from tests.restores.ending import TICKETS, ends_well, lost_what_was_not_recorded
 from tests.restores.settling import sells_again
 

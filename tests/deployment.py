@@ -1,4 +1,4 @@
-"""A whole service of one point's own, whose stores can be copied, wiped and put back."""
+"""A whole service of a test's own, whose processes can be killed, and whose stores put back."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tests.http.conftest import LoggedRole
 from tests.servers import Servers, wait_until
 
 META, _, OUTBOX = partition_keys(0)
-API_PROCESSES = 2
+API_PROCESSES = ("api0", "api1")
 
 
 @dataclass(frozen=True)
@@ -43,42 +43,78 @@ class Fault:
     writer_was_frozen: bool = False
 
 
+@dataclass(frozen=True)
+class Build:
+    """How a deployment differs from the usual one. The words are those of `Servers`.
+
+    `settings` are the service's, or whatever else its processes shall find in their environment;
+    `redis_url` is another way to Valkey, for the service alone.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    redis_options: Sequence[str] = ()
+    redis_prefix: Sequence[str] = ()
+    postgresql_options: Sequence[str] = ()
+    postgresql_prefix: Sequence[str] = ()
+    redis_url: str = ""
+
+
+USUAL = Build()
+
+
 class Deployment:
     """Two API processes, a writer, Valkey and PostgreSQL, on one directory."""
 
-    def __init__(self, directory: Path, template: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        template: Path,
+        build: Build = USUAL,
+        *,
+        writer: type[LoggedRole] = LoggedRole,
+    ) -> None:
         """Begin with a migrated, empty record: a copy of `template`."""
         data = directory / "data"
-        data.mkdir()
+        data.mkdir(parents=True)
         shutil.copytree(template, data / "postgresql", symlinks=True)
-        self._directory = directory
+        self.directory = directory
         self._data = data
-        self.servers = Servers(data)
+        self.servers = Servers(
+            data,
+            redis_options=build.redis_options,
+            redis_prefix=build.redis_prefix,
+            postgresql_options=build.postgresql_options,
+            postgresql_prefix=build.postgresql_prefix,
+        )
         self._listener = bind("127.0.0.1", 0)
         self.url = http_url(self._listener)
         self.environment = {
-            "REDIS_URL": self.servers.redis_url,
+            "REDIS_URL": build.redis_url or self.servers.redis_url,
             "DATABASE_URL": self.servers.postgresql_url,
             "ONSALE_DATA_DIR": str(data),
-            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+            **build.settings,
         }
+        self.partitions = int(self.environment.get("ONSALE_PARTITIONS", "1"))
         descriptor = str(self._listener.fileno())
         self.apis = [
-            self._role("api", f"api{number}", "--fd", descriptor) for number in range(API_PROCESSES)
+            LoggedRole("api", self.environment, directory / f"{name}.log", "--fd", descriptor)
+            for name in API_PROCESSES
         ]
-        self.writer = self._role("writer", "writer")
+        self.writer = writer("writer", self.environment, directory / "writer.log")
         self._writer_is_frozen = False
-
-    def _role(self, name: str, log: str, *arguments: str) -> LoggedRole:
-        return LoggedRole(name, self.environment, self._directory / f"{log}.log", *arguments)
 
     def start(self) -> None:
         """Start everything, and wait until it sells."""
         self.servers.start()
         self.writer.start()
         for api in self.apis:
-            api.start(pass_fds=(self._listener.fileno(),))
+            self.start_api(api)
         wait_until(lambda: asyncio.run(readiness(self._listener)).ready, what="it is ready")
+
+    def start_api(self, api: LoggedRole) -> None:
+        """Start one API process on the socket that all share."""
+        api.start(pass_fds=(self._listener.fileno(),))
 
     def stop(self) -> None:
         """Stop everything."""
@@ -120,11 +156,13 @@ class Deployment:
     async def is_recorded(self) -> None:
         """Wait until Redis knows that all it has is on record."""
         async with asyncio.timeout(30), self.valkey() as client:
-            while True:
-                seq, recorded = await client.hmget(META, "seq", "recorded")
-                if seq is not None and seq == recorded:
-                    return
-                await asyncio.sleep(0.02)
+            for partition in range(self.partitions):
+                meta = partition_keys(partition).meta
+                while True:
+                    seq, recorded = await client.hmget(meta, "seq", "recorded")
+                    if seq is not None and seq == recorded:
+                        break
+                    await asyncio.sleep(0.02)
 
     async def begin_another_epoch(self) -> None:
         """Have the processes shake hands: their scripts are gone."""
@@ -140,7 +178,7 @@ class Deployment:
         return subprocess.run(
             [sys.executable, "-m", "service", *arguments],
             env={**os.environ, **self.environment},
-            cwd=self._directory,
+            cwd=self.directory,
             capture_output=True,
             text=True,
             check=False,
@@ -148,10 +186,15 @@ class Deployment:
 
     # What is done to the stores.
 
+    def restart_valkey(self) -> None:
+        """Kill -9, and start it again on what it has on disk."""
+        self.servers.kill("valkey")
+        self.servers.start_valkey()
+
     def copy(self, store: str) -> None:
         """Copy a store's data directory as a disk would: all of one moment, the store at work."""
         with _frozen(self.servers.pid(store)):
-            shutil.copytree(self._data / store, self._directory / store, symlinks=True)
+            shutil.copytree(self._data / store, self.directory / store, symlinks=True)
 
     async def wipe_valkey(self) -> Fault:
         """FLUSHALL, and what there was the moment before."""
@@ -170,7 +213,7 @@ class Deployment:
         until = time.monotonic()
         self._put_back("valkey")
         self.servers.start_valkey()
-        had = _outbox_of(self._data / "valkey.lost", self._directory)
+        had = _outbox_of(self._data / "valkey.lost", self.directory)
         return Fault(since, until, had, self._writer_is_frozen)
 
     async def changes(self) -> list[Change]:
@@ -199,7 +242,7 @@ class Deployment:
 
     def _put_back(self, store: str) -> None:
         (self._data / store).rename(self._data / f"{store}.lost")
-        (self._directory / store).rename(self._data / store)
+        (self.directory / store).rename(self._data / store)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,110 @@
+"""A sale to do harm to, and the verdict on it."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from tests.deployment import USUAL, Build, Deployment
+from tests.http.conftest import LoggedRole
+from tests.torture import scores
+from tests.torture.checker import check
+from tests.torture.history import read_journal, write
+from tests.torture.people import PEOPLE, People, people_at
+from tests.torture.scores import Score
+
+TICKETS = (80, 40, 20, 5, 200)
+"""Of five events: some sell out at once, one hardly."""
+
+
+@contextlib.asynccontextmanager
+async def deployed(
+    directory: Path,
+    template: Path,
+    build: Build = USUAL,
+    *,
+    writer: type[LoggedRole] = LoggedRole,
+) -> AsyncIterator[Deployment]:
+    """Run a service that sells."""
+    deployment = Deployment(directory, template, build, writer=writer)
+    try:
+        await asyncio.to_thread(deployment.start)
+        yield deployment
+    finally:
+        await asyncio.to_thread(deployment.stop)
+
+
+@dataclass(repr=False)
+class Sale:
+    """One sale of one seed; `chance` draws what is done to it, and when.
+
+    `measured` holds, for each fault, the seconds from its beginning to the first answer after it.
+    """
+
+    fault: str
+    seed: int
+    deployment: Deployment
+    people: People
+    chance: Random
+    runs: int = 0
+    measured: list[float] = field(default_factory=list)
+
+    async def do(self, fault: Callable[[], object], count: int = 30) -> None:
+        """Do it once while people go on; return when so many more operations have ended."""
+        began = time.monotonic()
+        await asyncio.to_thread(fault)
+        await self.people.grow(1)
+        self.measured.append(time.monotonic() - began)
+        await self.people.grow(count)
+        self.runs += 1
+
+    async def some(self, least: int, most: int) -> None:
+        """Let some operations end."""
+        await self.people.grow(self.chance.randint(least, most))
+
+
+@contextlib.asynccontextmanager
+async def selling(
+    fault: str, seed: int, deployment: Deployment, *, people: int = PEOPLE
+) -> AsyncIterator[Sale]:
+    """Sell until the end of the block, and to the end of every operation."""
+    chance = Random(f"{fault} {seed}")
+    tickets = [max(1, int(count * chance.uniform(0.5, 1.5))) for count in TICKETS]
+    async with people_at(deployment.url, tickets, seed, count=people) as crowd:
+        yield Sale(fault, seed, deployment, crowd, chance)
+
+
+async def judge(sale: Sale, *, control: bool = False) -> list[str]:
+    """Hold stores and answers to what was promised; note it; return everything that is wrong."""
+    wrong = await _wrong(sale)
+    operations = len(sale.people.history)
+    scores.note(
+        Score(sale.fault, sale.seed, sale.runs, operations, wrong[:5], control, sale.measured)
+    )
+    if wrong and (path := os.environ.get("ONSALE_TORTURE_HISTORY")):
+        write(path, sale.people.history)
+    return wrong
+
+
+def holds(wrong: list[str]) -> None:
+    """Fail if anything is wrong, and say the first of it."""
+    assert not wrong, "\n".join([f"{len(wrong)} things are wrong:", *wrong[:10]])
+
+
+async def _wrong(sale: Sale) -> list[str]:
+    deployment = sale.deployment
+    wrong = []
+    try:
+        await deployment.is_recorded()
+    except TimeoutError:
+        wrong.append("not everything came on record")
+    for command in ("reconcile", "audit"):
+        ended = await asyncio.to_thread(deployment.onsale, command)
+        if ended.returncode:
+            wrong.append(f"onsale {command} exits with {ended.returncode}: {ended.stdout}")
+    rows = await read_journal(deployment.servers.postgresql_url)
+    return wrong + check(sale.people.history, rows)
