@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +77,12 @@ async def copies(stores: Stores) -> AsyncIterator["Copies"]:
     client = Redis.from_url(stores.redis_url)
     yield Copies(client)
     await client.aclose()
+
+
+@pytest.fixture
+def elsewhere(settings: Settings, tmp_path: Path) -> Settings:
+    """The settings of another host, which has answered nothing."""
+    return settings.model_copy(update={"data_dir": tmp_path / "elsewhere"})
 
 
 class Copies:
@@ -155,20 +162,23 @@ class TestVerdicts:
     @pytest.mark.usefixtures("writer")
     async def test_a_redis_that_went_back_in_the_same_epoch_is_rebuilt(
         self,
-        settings: Settings,
+        elsewhere: Settings,
         engine: Engine,
         copies: "Copies",
         record: Record,
         redis_store: RedisStore,
     ) -> None:
-        """R < P: a copy of the same epoch, its scripts loaded, sells nothing twice."""
+        """R < P: a copy of the same epoch, its scripts loaded, sells nothing twice.
+
+        The record alone tells: the worker is on a host that has answered nothing.
+        """
         event_id = await sell(engine, users=2)
         await copies.take()
         await engine.book(event_id, "3")
         await engine.book(event_id, "4")
         await all_recorded(record, redis_store)
         await copies.restore()
-        async with Worker(settings) as fresh:
+        async with Worker(elsewhere) as fresh:
             assert (await fresh.book(event_id, "5")).position == 2
             assert (await fresh.user(event_id, "3")).status == "booked"
         assert (await epochs(record))[-1][1] == "rebuild"
@@ -190,12 +200,18 @@ class TestVerdicts:
         assert (await engine.book(event_id, "8")).position == 5
 
     async def test_what_a_worker_has_seen_is_what_it_asks_the_handshake_for(
-        self, engine: Engine, copies: "Copies", record: Record
+        self, elsewhere: Settings, engine: Engine, copies: "Copies", record: Record
     ) -> None:
-        """Nothing on record that tells: without its word the old copy would be adopted."""
+        """Nothing on record that tells: without its word the old copy would be adopted.
+
+        Nor anything that it has answered itself: another host has, and it only saw how far.
+        """
         event_id = await sell(engine, users=2)
         await copies.take()
-        await engine.book(event_id, "3")
+        async with Worker(elsewhere) as other:
+            await other.book(event_id, "3")
+        with contextlib.suppress(Problem):
+            await engine.cancel(event_id, "never booked")
         await copies.restore()
         with contextlib.suppress(Problem):
             await engine.event(event_id)

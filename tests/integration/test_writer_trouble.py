@@ -257,18 +257,18 @@ class TestStopped:
             await engine.book(event_id, user)
         await eventually(said(caplog, STOPPED))
         assert gauge._value.get() == 1
-        tried = 0
-        commit = writer._commit
+        stops = 0
+        stop = writer._stopped.stop
 
-        async def counting(*arguments: Any) -> None:
-            nonlocal tried
-            tried += 1
-            await commit(*arguments)
+        def counting(*arguments: Any) -> None:
+            nonlocal stops
+            stop(*arguments)
+            stops += 1
 
-        monkeypatch.setattr(writer, "_commit", counting)
+        monkeypatch.setattr(writer._stopped, "stop", counting)
 
         async def tried_again() -> bool:
-            return tried >= 2
+            return stops >= 1
 
         await eventually(tried_again)
         assert caplog.text.count(STOPPED) == 1
