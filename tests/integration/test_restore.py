@@ -4,7 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
 import pytest
@@ -232,8 +232,11 @@ class TestElsewhere:
                 await eventually(_has_come_to(valkey, epoch))
             await made(stores, tmp_path / "later")
         copy = await elsewhere(stores)
-        # No other handshake has to put it right.
-        monkeypatch.delattr(restoring, "_compared")
+
+        async def once_more(_: Handshake) -> NoReturn:
+            pytest.fail("another handshake had to put it right")
+
+        monkeypatch.setattr(restoring, "_compared", once_more)
         done = await restored(copy, tmp_path / "later")
         assert (done.exit_code, done.results) == (0, {0: Opened(5)})
         await is_sound(copy)
