@@ -63,7 +63,10 @@ USUAL = Build()
 
 
 class Deployment:
-    """Two API processes, a writer, Valkey and PostgreSQL, on one directory."""
+    """Two API processes, a writer, Valkey and PostgreSQL, on one directory.
+
+    `answered` is how many requests a crowd had answers to, once it has left.
+    """
 
     def __init__(
         self,
@@ -103,6 +106,7 @@ class Deployment:
         ]
         self.writer = writer("writer", self.environment, directory / "writer.log")
         self._writer_is_frozen = False
+        self.answered = 0
 
     def start(self) -> None:
         """Start everything, and wait until it sells."""

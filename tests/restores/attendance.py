@@ -159,3 +159,4 @@ async def attending(
         finally:
             attendance.stopping = True
             await asyncio.gather(*people)
+            deployment.answered = attendance.answered

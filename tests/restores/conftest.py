@@ -1,17 +1,20 @@
 """A deployment for each point, and which points there are.
 
 ONSALE_TEST_POINTS says how many random points each scenario has; ONSALE_TEST_SEED takes one of them
-alone. What a point does follows from its seed; when the processes do their part does not.
+alone. What a point does follows from its seed; when the processes do their part does not. Each
+point's verdict is noted for the fault suite's report, where one is written.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.deployment import Deployment
 from tests.servers import Servers
+from tests.torture import faults, scores
+from tests.torture.scores import Score
 
 POINTS = int(os.environ.get("ONSALE_TEST_POINTS", "1"))
 SEED = os.environ.get("ONSALE_TEST_SEED")
@@ -20,8 +23,37 @@ SEED = os.environ.get("ONSALE_TEST_SEED")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test that asks for a seed one for each point."""
     if "seed" in metafunc.fixturenames:
-        seeds = [int(SEED)] if SEED else range(POINTS)
+        seeds = [int(SEED)] if SEED else [*range(POINTS)]
+        if faults.ASKED_FOR:
+            seeds = [*faults.seeds(_fault_of(metafunc.definition))]
         metafunc.parametrize("seed", seeds, ids="seed{}".format)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark that says which fault a test does."""
+    config.addinivalue_line("markers", "torture(name): one sale for each seed of this fault")
+
+
+def _fault_of(item: pytest.Item) -> str:
+    mark = item.get_closest_marker("torture")
+    assert mark is not None, item
+    (name,) = mark.args
+    assert isinstance(name, str)
+    return name
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what came of a point."""
+    report = yield
+    if report.when == "call" and item.get_closest_marker("torture"):
+        wrong = [report.longreprtext.splitlines()[-1]] if report.failed else []
+        asked = item.funcargs  # type: ignore[attr-defined]  # a test of a function has them
+        answered = asked["deployment"].answered
+        scores.note(Score(_fault_of(item), asked["seed"], 1, answered, wrong))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,14 @@ from tests.restores.settling import sells_again
 at_each_level = pytest.mark.parametrize("level", ["fsync", "recorded"])
 
 
+@pytest.mark.torture("postgresql_older")
 @at_each_level
 async def test_an_older_postgresql(deployment: Deployment, seed: int, level: str) -> None:
     """Restored from a copy of the same epoch: brought forward, and nothing is lost."""
     await _postgresql_goes_back(deployment, seed, level, epochs=0)
 
 
+@pytest.mark.torture("postgresql_of_an_older_epoch")
 @at_each_level
 async def test_a_postgresql_of_an_older_epoch(
     deployment: Deployment, seed: int, level: str
@@ -52,6 +54,7 @@ async def _postgresql_goes_back(
     assert lost == Lost()
 
 
+@pytest.mark.torture("postgresql_cut_off")
 async def test_a_postgresql_that_nothing_leads_on_from(deployment: Deployment, seed: int) -> None:
     """What it lacks was trimmed: closed until that is confirmed to be lost, and sold on from it."""
     point = Random(f"trimmed {seed}")

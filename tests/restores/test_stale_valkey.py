@@ -21,6 +21,7 @@ from tests.restores.settling import sells_again
 at_each_level = pytest.mark.parametrize("level", ["fsync", "recorded"])
 
 
+@pytest.mark.torture("valkey_wiped")
 @at_each_level
 async def test_a_valkey_that_is_wiped(deployment: Deployment, seed: int, level: str) -> None:
     """FLUSHALL: what was not on record is lost, exactly that, and everything else is sold on."""
@@ -34,12 +35,14 @@ async def test_a_valkey_that_is_wiped(deployment: Deployment, seed: int, level: 
     lost_what_was_not_recorded(fault, record, lost, confirmed)
 
 
+@pytest.mark.torture("valkey_older")
 @at_each_level
 async def test_an_older_valkey(deployment: Deployment, seed: int, level: str) -> None:
     """Restored from a copy of the same epoch: rebuilt from the record before it answers."""
     await _valkey_goes_back(deployment, seed, level, epochs=0)
 
 
+@pytest.mark.torture("valkey_of_an_older_epoch")
 @at_each_level
 async def test_a_valkey_of_an_older_epoch(deployment: Deployment, seed: int, level: str) -> None:
     """Its scripts, its seqs and its state are of a life that has ended."""

@@ -28,6 +28,10 @@ class Fault:
 
 
 SALE = "8 people book, cancel and look at 5 events, under keys"
+POINT = (
+    "8 people at one event, half of the sales at `recorded`; the writer behind at half the points"
+)
+RESTORES = "6 mutants, `make mutants NAME=restores`"
 
 FAULTS = {
     fault.name: fault
@@ -39,10 +43,20 @@ FAULTS = {
             each=20,
             full=200,
             brief=40,
-            control="people repeat without a key",
+            control="keys are not remembered",
         ),
+        Fault("valkey_wiped", "FLUSHALL", POINT, 2, 20, 2, RESTORES),
+        Fault("valkey_older", "Valkey restored from a copy of the same epoch", POINT, 2, 20, 2),
+        Fault("valkey_of_an_older_epoch", "… of an older epoch", POINT, 2, 20, 2),
+        Fault("postgresql_older", "PostgreSQL restored from a copy", POINT, 2, 20, 2, RESTORES),
+        Fault("postgresql_of_an_older_epoch", "… that lacks epochs", POINT, 2, 20, 2),
+        Fault("postgresql_cut_off", "… that the outbox does not lead on from", POINT, 1, 20, 1),
     )
 }
+
+
+ASKED_FOR = "ONSALE_TORTURE" in os.environ
+"""Whether counts were given: `tests/restores` has points of its own without."""
 
 
 def counts() -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The fault suite's checker: a history that is right is passed, and each way of being wrong found."""
+"""The fault suite's checker: what is right is passed, and each way of being wrong found."""
 
 import json
 from collections.abc import Callable
