@@ -30,7 +30,7 @@ CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(
 CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(if $(PREFER),--prefer $(PREFER)) $(CROWD_HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help run demo test test-servers restores mutants check bench loadtest lock clean
+.PHONY: docs help run demo test test-servers restores mutants torture check bench loadtest lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -56,7 +56,7 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 	  $(BIN)/pytest -n $(JOBS) --dist loadfile -k "not fakeredis" tests/integration tests/lua tests/tls \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
 
-# `make test` has two points of each; a seed repeats what was done to a sale, and when.
+# `make test` has one point of each; a seed repeats what was done to a sale, and when.
 restores: .venv/.dev ## Put stores back at POINTS random points of a sale (20), or at one SEED
 	ONSALE_TEST_POINTS=$(or $(POINTS),20) ONSALE_TEST_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/restores
 
@@ -64,6 +64,11 @@ restores: .venv/.dev ## Put stores back at POINTS random points of a sale (20), 
 mutants: JOBS := 2
 mutants: .venv/.dev ## Take each check out of the code and see a test fail (NAME RULE JOBS)
 	$(BIN)/python -m tests.mutants --jobs $(JOBS) $(if $(NAME),--name "$(NAME)") $(if $(RULE),--rule $(RULE))
+
+# Everything takes about an hour and needs a C compiler and Debian's libfaketime; CI runs it BRIEF.
+torture: JOBS := 2
+torture: .venv/.dev ## Do every fault to a running sale, write docs/reliability.md (FAULTS="NAME=COUNT …" SEED BRIEF JOBS)
+	$(BIN)/python -m tests.torture $(if $(BRIEF),,--full) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(FAULTS)
 
 check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/ruff format --check

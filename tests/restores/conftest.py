@@ -13,8 +13,16 @@ import pytest
 
 from tests.deployment import Deployment
 from tests.servers import Servers
-from tests.torture import faults, scores
+from tests.torture import scores
+from tests.torture.chosen import (
+    fault_of,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    seeds_for,
+)
 from tests.torture.scores import Score
+
+__all__ = ["pytest_collection_modifyitems", "pytest_configure"]
 
 POINTS = int(os.environ.get("ONSALE_TEST_POINTS", "1"))
 SEED = os.environ.get("ONSALE_TEST_SEED")
@@ -23,23 +31,9 @@ SEED = os.environ.get("ONSALE_TEST_SEED")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test that asks for a seed one for each point."""
     if "seed" in metafunc.fixturenames:
-        seeds = [int(SEED)] if SEED else [*range(POINTS)]
-        if faults.ASKED_FOR:
-            seeds = [*faults.seeds(_fault_of(metafunc.definition))]
+        points = [int(SEED)] if SEED else [*range(POINTS)]
+        seeds = seeds_for(metafunc.definition, points)
         metafunc.parametrize("seed", seeds, ids="seed{}".format)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark that says which fault a test does."""
-    config.addinivalue_line("markers", "torture(name): one sale for each seed of this fault")
-
-
-def _fault_of(item: pytest.Item) -> str:
-    mark = item.get_closest_marker("torture")
-    assert mark is not None, item
-    (name,) = mark.args
-    assert isinstance(name, str)
-    return name
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,11 +42,11 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note what came of a point."""
     report = yield
-    if report.when == "call" and item.get_closest_marker("torture"):
+    if report.when == "call" and (fault := fault_of(item)):
         wrong = [report.longreprtext.splitlines()[-1]] if report.failed else []
         asked = item.funcargs  # type: ignore[attr-defined]  # a test of a function has them
         answered = asked["deployment"].answered
-        scores.note(Score(_fault_of(item), asked["seed"], 1, answered, wrong))
+        scores.note(Score(fault, asked["seed"], 1, answered, wrong))
     return report
 
 

@@ -1,22 +1,15 @@
-"""Which sales there are, and where each finds its own place."""
+"""Which sales there are, and where each begins."""
 
 import pytest
 
 from tests.restores.conftest import template
-from tests.torture.faults import FAULTS, seeds
+from tests.torture.chosen import pytest_collection_modifyitems, pytest_configure, seeds_for
 
-__all__ = ["template"]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark that says which fault a test does."""
-    config.addinivalue_line("markers", "torture(name): one sale for each seed of this fault")
+__all__ = ["pytest_collection_modifyitems", "pytest_configure", "template"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test one sale for each seed of its fault."""
-    mark = metafunc.definition.get_closest_marker("torture")
-    if mark is not None and "seed" in metafunc.fixturenames:
-        (name,) = mark.args
-        assert name in FAULTS
-        metafunc.parametrize("seed", [*seeds(name)], ids="seed{}".format)
+    if "seed" in metafunc.fixturenames:
+        seeds = seeds_for(metafunc.definition)
+        metafunc.parametrize("seed", seeds, ids="seed{}".format)

@@ -1,8 +1,9 @@
 """What is done to a running service, and how often: the list that the report is made of.
 
-`ONSALE_TORTURE` says how much of it: `full`, `brief`, or counts by name, `valkey_killed=40`, which
-come before either. `ONSALE_TEST_SEED` takes one seed alone. What a sale does follows from its seed;
-when the processes do their part does not.
+`ONSALE_TORTURE` says how much of it, in words: `full` or `brief`; a fault's name, for that one and
+others that are named alone; a name with a count, `valkey_killed=40`, for so many of it.
+`ONSALE_TEST_SEED` takes one seed alone. What a sale does follows from its seed; when the processes
+do their part does not.
 """
 
 import os
@@ -59,18 +60,29 @@ ASKED_FOR = "ONSALE_TORTURE" in os.environ
 """Whether counts were given: `tests/restores` has points of its own without."""
 
 
+def _words() -> list[str]:
+    return os.environ.get("ONSALE_TORTURE", "brief").split()
+
+
 def counts() -> dict[str, int]:
-    """Return how many of each fault this run does. Raises ValueError for what is no count."""
-    words = os.environ.get("ONSALE_TORTURE", "brief").split()
-    found = {name: fault.full if "full" in words else fault.brief for name, fault in FAULTS.items()}
+    """Return how many of each fault a run does. Raises ValueError for what is no fault or count."""
+    words = _words()
+    found = {name: f.full if "full" in words else f.brief for name, f in FAULTS.items()}
     for word in words:
-        if word not in ("full", "brief"):
-            name, _, count = word.partition("=")
-            if name not in FAULTS or not count.isdigit():
-                msg = f"ONSALE_TORTURE: {word} is no fault with a count"
-                raise ValueError(msg)
-            found[name] = int(count)
+        name, _, count = word.partition("=")
+        if word in ("full", "brief") or (name in FAULTS and not count):
+            continue
+        if name not in FAULTS or not count.isdigit() or not int(count):
+            msg = f"{word!r} is no fault, or no count of one; there are {', '.join(FAULTS)}"
+            raise ValueError(msg)
+        found[name] = int(count)
     return found
+
+
+def chosen() -> set[str]:
+    """Return the faults that a run does: those that are named, or all."""
+    named = {word.partition("=")[0] for word in _words()} & {*FAULTS}
+    return named or {*FAULTS}
 
 
 def seeds(name: str) -> Iterator[int]:

@@ -25,6 +25,7 @@ async def _valkey_killed(deployment: Deployment, seed: int, *, control: bool = F
     return await judge(sale, control=control)
 
 
+@pytest.mark.torture("valkey_killed")
 async def test_control_of_valkey_killed(template: Path, tmp_path: Path) -> None:
     """Without the memory of keys a repeat is answered as another request."""
     keyed = "if keyed == '' or known.tail == '' then"

@@ -1,0 +1,81 @@
+"""Runs the fault suite, and writes what came of it into docs/reliability.md.
+
+    python -m tests.torture [--full] [--jobs N] [--seed N] [FAULT[=COUNT] ...]
+
+Without `--full` the counts are those of CI, and nothing is written; with faults that are named, a
+report of these is printed alone. Exits with 1 unless every sale held and every control was found.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.torture import faults, report, scores, versions
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is asked for; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.torture")
+    parser.add_argument("--full", action="store_true", help="the published counts, and the report")
+    parser.add_argument("--jobs", type=int, default=2, help="sales at once, each a whole service")
+    parser.add_argument("--seed", type=int, help="one seed of the faults that are named")
+    parser.add_argument("faults", nargs="*", metavar="FAULT[=COUNT]", help="these alone")
+    options = parser.parse_args(arguments)
+    os.environ["ONSALE_TORTURE"] = " ".join(["full" if options.full else "brief", *options.faults])
+    if options.seed is not None:
+        os.environ["ONSALE_TEST_SEED"] = str(options.seed)
+    try:
+        asked = {name: count for name, count in faults.counts().items() if name in faults.chosen()}
+    except ValueError as error:
+        parser.error(str(error))
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="torture-") as directory:
+        noted = Path(directory) / "scores.jsonl"
+        noted.touch()
+        os.environ[scores.VARIABLE] = str(noted)
+        code = _pytest(options.jobs)
+        found = report.lines(scores.read(noted))
+    took_s = time.monotonic() - began
+    print(report.table(found))
+    short = [] if options.seed is not None else report.shortfalls(found, asked)
+    print("\n".join(short) or "Nothing was wrong, and every control was found.")
+    print(f"{took_s / 60:.0f} min")
+    if code or short:
+        return 1
+    if options.full and not options.faults:
+        PAGE.write_text(_written(PAGE.read_text(), report.table(found), took_s))
+        print(f"written: {PAGE.relative_to(ROOT)}")
+    return 0
+
+
+def _pytest(jobs: int) -> int:
+    """Run the sales; longer ones first would be better, but their order is drawn like any other."""
+    command = (
+        *(sys.executable, "-m", "pytest", "-q", "-n", str(jobs), "--dist", "worksteal"),
+        *("--no-header", "-p", "no:cacheprovider", "tests/torture", "tests/restores"),
+    )
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def _written(page: str, table: str, took_s: float) -> str:
+    """Return the page with the new table, and on what it was made."""
+    for name, text in (("faults", table), ("versions", versions.described(took_s))):
+        before, begins, rest = page.partition(f"<!-- {name} -->\n")
+        _, ends, after = rest.partition(f"<!-- /{name} -->")
+        if not begins or not ends:
+            msg = f"{PAGE.name} has no place for {name}"
+            raise ValueError(msg)
+        page = before + begins + text + ends + after
+    return page
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""How pytest finds the sales of a run: by the mark that says which fault a test does."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.torture import faults
+
+
+def fault_of(item: pytest.Item) -> str:
+    """Return the fault that a test does, empty for none."""
+    mark = item.get_closest_marker("torture")
+    return str(mark.args[0]) if mark else ""
+
+
+def seeds_for(definition: pytest.Item, otherwise: Sequence[int] = ()) -> Sequence[int]:
+    """Return a seed for each sale; `otherwise` where this run was given no counts."""
+    if not faults.ASKED_FOR and otherwise:
+        return otherwise
+    return [*faults.seeds(fault_of(definition))]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark."""
+    says = "torture(name): one sale for each seed of this fault, or its negative control"
+    config.addinivalue_line("markers", says)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the faults that this run was not asked for."""
+    chosen = faults.chosen()
+    out = [item for item in items if (name := fault_of(item)) and name not in chosen]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]

@@ -1,0 +1,62 @@
+"""The fault suite's report says what was done, and what it did not come to."""
+
+import pytest
+
+from tests.torture import faults
+from tests.torture.report import lines, shortfalls, table
+from tests.torture.scores import Score
+
+NAME = "valkey_killed"
+
+
+def test_sales_of_a_fault_are_one_line() -> None:
+    """Runs and operations are summed, seeds and recovery are told, the control's verdict is."""
+    found = lines(
+        [
+            Score(NAME, 0, 20, 2_000, measured=[0.1, 0.2]),
+            Score(NAME, 1, 20, 1_000, measured=[1.5]),
+            Score(NAME, 0, 20, 900, ["x"], control=True),
+        ]
+    )
+    cells = table(found).splitlines()[2].split(" | ")
+    assert cells[2:] == [
+        *("40", "0 to 1", "3,000", "0", "0.20 s, at most 1.5 s"),
+        f"{faults.FAULTS[NAME].control}: found |",
+    ]
+    assert shortfalls(found, {NAME: 40}) == []
+
+
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ([Score(NAME, 0, 20, 10)], [f"{NAME}: 20 of 40 runs"]),
+        ([], [f"{NAME}: 0 of 40 runs"]),
+        ([Score(NAME, 0, 40, 10, ["lost one"])], [f"{NAME}: lost one"]),
+        (
+            [Score(NAME, 0, 40, 10), Score(NAME, 0, 20, 10, control=True)],
+            [f"{NAME}: the negative control found nothing"],
+        ),
+    ],
+)
+def test_what_a_run_did_not_come_to_is_said(scores: list[Score], says: list[str]) -> None:
+    """Too few runs, a wrong answer, or a control that saw nothing."""
+    assert shortfalls(lines(scores), {NAME: 40}) == says
+
+
+def test_counts_come_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that is named is done alone; a count comes before the kind of run."""
+    monkeypatch.setenv("ONSALE_TORTURE", f"full {NAME}=7")
+    assert faults.chosen() == {NAME}
+    assert faults.counts()[NAME] == 7
+    assert faults.counts()["valkey_wiped"] == faults.FAULTS["valkey_wiped"].full
+    monkeypatch.setenv("ONSALE_TORTURE", "brief")
+    assert faults.chosen() == {*faults.FAULTS}
+    assert faults.counts()[NAME] == faults.FAULTS[NAME].brief
+
+
+@pytest.mark.parametrize("word", ["valkey_kiled", f"{NAME}=some", f"{NAME}=0", f"{NAME}=-1"])
+def test_what_is_no_fault_or_count_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    """A name that is misspelt does not run everything else."""
+    monkeypatch.setenv("ONSALE_TORTURE", f"brief {word}")
+    with pytest.raises(ValueError, match="is no fault"):
+        faults.counts()
