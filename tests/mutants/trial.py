@@ -23,6 +23,9 @@ LIMIT_S = 150
 """How long the tests of one mutant may take. Who is not done by then has noticed nothing."""
 
 _PATIENCE_S = 15
+_OURS = ("ONSALE_TORTURE", "ONSALE_TEST_SEED", "PYTEST_")
+"""What the environment says to whoever tries mutants is not said to the tests that try them."""
+
 _BROKEN = re.compile(
     r"\b(NameError|UnboundLocalError|ImportError|ModuleNotFoundError|SyntaxError|IndentationError"
     r"|AttributeError|\w*PostgresSyntaxError|Undefined(?:Column|Table|Function)Error"
@@ -108,7 +111,7 @@ def run_tests(tests: Sequence[str], room: Path, *, limit_s: float, processes: in
             (sys.executable, "-m", "pytest", *options, *tests),
             cwd=tree,
             env={
-                **os.environ,
+                **{name: text for name, text in os.environ.items() if not name.startswith(_OURS)},
                 "PYTHONPATH": str(tree),
                 "TMPDIR": str(temporary),
                 "ONSALE_TEST_POINTS": "2",  # what is random catches a mutant at one of them
