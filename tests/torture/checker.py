@@ -232,6 +232,7 @@ class _Judge:
 
     def judge(self) -> Iterator[str]:
         rows = self.replay.by_key.get(self.one.key, []) if self.one.key else []
+        yield from self._is_about_it()
         if self.one.kind == "look":
             yield from self._look()
         elif rows:
@@ -241,6 +242,13 @@ class _Judge:
         else:
             yield from self._nothing_to_cancel()
         yield from self._recorded()
+
+    def _is_about_it(self) -> Iterator[str]:
+        """It is no answer to somebody else's request."""
+        asked = {"eventId": self.one.event_id, "userId": self.one.user}
+        told = {name: self.one.body[name] for name in asked if name in self.one.body}
+        if not told.items() <= asked.items():
+            yield f"the answer is about {told}"
 
     def _changed(self, row: Row) -> Iterator[str]:
         """It made a change: the answer is what the model said, and its seq lies in its time."""

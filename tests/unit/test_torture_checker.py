@@ -120,6 +120,8 @@ def twice(sale: Sale) -> None:
         (lambda s: s.operations.pop(2), "nobody asked for it"),
         (lambda s: s.told(0, seq=4), "its change is 1-3"),
         (lambda s: s.told(0, epoch=2), "its change is 1-3"),
+        (lambda s: s.told(0, userId="b"), "the answer is about {'userId': 'b'}"),
+        (lambda s: s.told(3, eventId=EVENT + 1), "the answer is about {'eventId': 8}"),
         (lambda s: s.told(0, status="waiting"), "its change is booked"),
         (lambda s: s.told(2, position=1), "the model says position 2"),
         (lambda s: s.told(3, waitingListCount=1), "never so"),
