@@ -243,6 +243,9 @@ def _reason(found: Standing, change: Change) -> str:
 def _retried(event_id: int, retry: Retry) -> Said:
     letters = count(len(retry.letters), "dead letter")
     data: dict[str, Any] = {"event": event_id, "letters": len(retry.letters)}
+    if not retry.letters:
+        text = f"Event {event_id} has no dead letters: there is nothing to retry."
+        return 0, {**data, "done": True, "refused": None, "says": "nothing to retry"}, text
     if retry.refused is not None:
         seq, reason = retry.refused
         text = (

@@ -1,7 +1,6 @@
 """Dead letters on real stores: set aside, followed, told, put back; and cut off in between."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from service.handshake import Handshake, Opened, StaysClosed
 from service.handshakes import make_handshakes
 from service.history import history
 from service.keys import partition_keys
-from service.ledger import connect
 from service.letters import Letters
 from service.reconciler import reconcile
 from service.record import Application
@@ -29,7 +27,7 @@ from service.setting_aside import NotPossible
 from service.settings import Settings
 from service.violations import AuditReport
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import eventually, operating, writing
 from tests.integration.records import forge
 from tests.integration.restoring import RecordCopies
 
@@ -122,17 +120,6 @@ class Sale:
         """Return who is among the dead letters, in order."""
         rows = await self.record.fetch("SELECT user_id FROM dead_letters ORDER BY seq")
         return [row["user_id"] for row in rows]
-
-
-@contextlib.asynccontextmanager
-async def operating(settings: Settings) -> AsyncIterator[DeadLetters]:
-    """Lend the operator's commands, on a connection of now."""
-    assert settings.own_redis_url is not None
-    assert settings.postgresql_url is not None
-    redis = RedisStore(settings.own_redis_url)
-    ledger = await connect(settings.postgresql_url, purpose="deadletters")
-    async with DeadLetters(redis, ledger, make_handshakes(settings, redis, "deadletters")) as made:
-        yield made
 
 
 @dataclass
@@ -317,8 +304,9 @@ class TestSettingAside:
                 await letters.move(0, [wrong], apply=True)
         with pytest.raises(NotPossible, match="no partition 7"):
             await letters.move(7, [1], apply=True)
-        with pytest.raises(NotPossible, match="has no dead letters"):
-            await letters.retry(sale.one, apply=True)
+        assert await letters.retry(sale.one, apply=True) == Retry([], None)
+        with pytest.raises(NotPossible, match="the record has no event 99"):
+            await letters.retry(99, apply=True)
         assert await record.fetchval("SELECT count(*) FROM epochs") == 1
 
     @pytest.mark.usefixtures("writer")
