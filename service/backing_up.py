@@ -19,8 +19,9 @@ from service.backup_files import (
     NewBackup,
     new_backup,
 )
+from service.ledger import TABLES
 from service.lineage import NOWHERE, Position
-from service.record_tables import TABLES, RecordTables
+from service.record_tables import RecordTables
 from service.redis_store import RedisStore
 
 _POLL_S = 0.05
@@ -129,7 +130,7 @@ class Backup:
     async def copy(self, answered: dict[int, Position], version: str, began: datetime) -> Manifest:
         """Copy every table, of one moment. Raises CannotBackUpError where that lacks an answer."""
         record = self._record
-        async with record.whole():
+        async with record.snapshot():
             partitions = [await self._standing(number, at) for number, at in answered.items()]
             self._rows = max(1, sum([await record.rows(table) for table in TABLES]))
             tables = [await self._copy_table(table) for table in TABLES]

@@ -4,8 +4,9 @@ For a handshake that has closed the partition and holds its lock, on that same s
 still, and who loses the session applies nothing more. First everything is proven, from P to R, and
 nothing written; then the changes go on record in order, each batch in one transaction together with
 the epochs that the record lacks, under the cursor's lock and with the writer's own checks. A death
-anywhere leaves a record that is whole up to its cursor: the next handshake compares anew. Redis is
-only read.
+anywhere leaves a record that is whole up to its cursor: the next handshake compares anew. Where
+PostgreSQL refuses a change it ends right before that entry: an operator can set it aside there.
+Redis is only read.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ import structlog
 
 from service.applying import apply
 from service.end_of_record import EndOfRecord
-from service.errors import LineageError
+from service.errors import LineageError, RefusedChangeError
 from service.ledger import Ledger
 from service.lineage import NOWHERE, Position
 from service.outbox import Change, Entry
@@ -143,6 +144,18 @@ class BringingForward:
             await self._apply(batch)
 
     async def _apply(self, batch: Sequence[Entry]) -> None:
+        """Put a batch on record, as far as PostgreSQL takes it. Raises RefusedChangeError."""
+        try:
+            await self._put(batch)
+        except RefusedChangeError:
+            for entry in batch:
+                try:
+                    await self._put([entry])
+                except RefusedChangeError as error:
+                    msg = f"PostgreSQL refuses outbox entry {entry.last.entry_id}: {error}"
+                    raise RefusedChangeError(msg) from error
+
+    async def _put(self, batch: Sequence[Entry]) -> None:
         """One transaction: the epochs that the record lacks, and the changes that follow them."""
         async with self._ledger.applying([self._partition]) as application:
             succession = Succession(

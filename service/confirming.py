@@ -1,11 +1,12 @@
 """What `onsale confirm-loss` does: shows what a sale stays closed for, and goes on without it.
 
-Nothing is confirmed but what is on record as lost, and the handshake decides whether that is
-enough: a loss that has turned out larger closes again. Writes nothing unless it is told to.
+Nothing is confirmed but what is on record as lost, nor more than the operator has read where he
+says what that was; and the handshake decides whether it is enough: a loss that has turned out
+larger closes again. Writes nothing unless it is told to.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.decision import ClosedEpoch
@@ -27,11 +28,23 @@ _APPLYING = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A partition that stays closed, and what it came to where its loss was confirmed."""
+    """A partition that stays closed, and what it came to where its loss was confirmed.
+
+    `beyond` is what an operator has read and would confirm, where more than that is lost.
+    """
 
     partition: int
     closed: ClosedEpoch
     given: Given | None = None
+    beyond: Loss | None = None
+
+    @property
+    def command(self) -> str:
+        """What confirms exactly this; empty where it is confirmed, or cannot be."""
+        if self.closed.loss is None or self.given is not None:
+            return ""
+        ends = " ".join(self.closed.loss.ends)
+        return f"onsale confirm-loss --partition {self.partition} --lost {ends} --apply"
 
 
 async def look(
@@ -61,13 +74,23 @@ async def look(
 
 
 async def confirm(
-    settings: Settings, redis_url: str, postgresql_url: str, partitions: Sequence[int]
+    settings: Settings,
+    redis_url: str,
+    postgresql_url: str,
+    partitions: Sequence[int],
+    lost: Loss | None = None,
 ) -> list[Found]:
-    """Confirm what is lost of each partition that is closed for it, and have it compared anew."""
+    """Confirm what is lost of each partition that is closed for it, and have it compared anew.
+
+    With `lost`, what an operator has read: no more than that.
+    """
     results = []
     for found in await look(settings, redis_url, postgresql_url, partitions):
         if found.closed.loss is None:
             results.append(found)
+            continue
+        if lost is not None and not lost.covers(found.closed.loss):
+            results.append(replace(found, beyond=lost))
             continue
         async with (
             await connect(postgresql_url, purpose="operator") as ledger,
@@ -104,6 +127,7 @@ def to_json(found: Sequence[Found], code: int) -> dict[str, Any]:
                 "since": one.closed.since.isoformat(),
                 "reason": one.closed.reason,
                 "lost": _range(one.closed.loss),
+                "apply": one.command or None,
                 "result": as_json(one.given) if one.given else None,
             }
             for one in found
@@ -129,8 +153,11 @@ def _block(one: Found) -> str:
         return "\n".join([*lines, "This is nothing that can be confirmed: see the runbook."])
     changes = count(closed.loss.last - closed.loss.first + 1, "change")
     lines.append(f"lost: {closed.loss}, {changes}")
-    lines.append(line(one.given) if one.given else _APPLYING)
-    return "\n".join(lines)
+    if one.given:
+        return "\n".join([*lines, line(one.given)])
+    if one.beyond:
+        lines.append(f"Nothing was confirmed: this is more than {one.beyond}.")
+    return "\n".join([*lines, _APPLYING, f"  {one.command}"])
 
 
 def _range(loss: Loss | None) -> dict[str, int] | None:

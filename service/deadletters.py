@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 
 from service.errors import RefusedChangeError
 from service.handshake import Handshake, HandshakeImpossible, Opened, StaysClosed
+from service.keys import partition_of
 from service.ledger import Ledger, connect
 from service.orders import Order
 from service.record import Refused
@@ -45,7 +46,10 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """The letters of an event, and which of them is refused; `done` once they are on record."""
+    """The letters of an event, and which of them is refused; `done` once they are on record.
+
+    Without letters there is nothing to do, or no more.
+    """
 
     letters: Sequence[asyncpg.Record]
     refused: Refused | None
@@ -132,12 +136,16 @@ class DeadLetters:
     async def retry(self, event_id: int, *, apply: bool) -> Retry:
         """Put an event's dead letters on record, or plan to; one that is refused says why anew.
 
-        Raises NotPossible where the event has none, and HandshakeImpossible.
+        May be repeated. Raises NotPossible where the record has no such event, and
+        HandshakeImpossible.
         """
         letters = await self._ledger.letters.kept(event_id)
         if not letters:
-            msg = f"event {event_id} has no dead letters"
-            raise NotPossible(msg)
+            number = partition_of(event_id, max(1, len(self._handshakes)))
+            if not (await self._ledger.event_record.look(event_id, number)).drawn:
+                msg = f"the record has no event {event_id}"
+                raise NotPossible(msg)
+            return Retry(letters, None)
         partition: int = letters[0]["partition"]
         refused = await refused_again(self._ledger, partition, event_id)
         if refused is not None and apply:

@@ -63,7 +63,8 @@ def move(partition: int, seqs: tuple[int, ...], *, apply: bool, as_json: bool) -
 def retry(event_id: int, *, apply: bool, as_json: bool) -> None:
     """Put all dead letters of EVENT_ID on record, in order, and open the event again.
 
-    All or none. Exit 0: on record; 1: planned, refused again, or there are none; 2: not now.
+    All or none; may be repeated. Exit 0: on record, or there are none; 1: planned, refused again,
+    or no such event; 2: not now.
     """
     settings, redis, postgresql = _begin()
     from service import deadletters_report  # noqa: PLC0415  # heavy

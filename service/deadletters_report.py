@@ -144,6 +144,7 @@ def _letter(letter: asyncpg.Record) -> dict[str, Any]:
 def _standing(found: Standing) -> dict[str, Any]:
     return {
         "partition": found.partition,
+        "wentBack": found.went_back,
         "entry": found.entry.last.entry_id if found.entry else None,
         "why": found.why or None,
         "refused": [
@@ -209,6 +210,8 @@ def _moved(move: Move) -> Said:
 def _plan(found: Standing) -> str:
     """Say what stands, and what would set it aside."""
     head = f"The writer of partition {found.partition} stands"
+    if found.went_back:
+        head = f"The replay of partition {found.partition} stands"
     if found.entry is None:
         return f"{head}: {found.why}. This is not a change that could be set aside."
     lines = [f"{head} before entry {found.entry.last.entry_id}. PostgreSQL refuses"]
@@ -220,8 +223,9 @@ def _plan(found: Standing) -> str:
             lines.append(f"    with it would go what follows of that event: {seqs}")
     seqs = " ".join(str(change.seq) for change in found.changes)
     events = ", ".join(map(str, sorted(found.refused)))
+    on = "then `onsale open`" if found.went_back else "and the writer goes on by itself"
     lines += [
-        "Mend the cause, and the writer goes on by itself. Or set this aside, which freezes",
+        f"Mend the cause, {on}. Or set this aside, which freezes",
         f"event {events}:",
         f"  onsale deadletters move {found.partition} {seqs} --apply",
     ]
@@ -239,6 +243,9 @@ def _reason(found: Standing, change: Change) -> str:
 def _retried(event_id: int, retry: Retry) -> Said:
     letters = count(len(retry.letters), "dead letter")
     data: dict[str, Any] = {"event": event_id, "letters": len(retry.letters)}
+    if not retry.letters:
+        text = f"Event {event_id} has no dead letters: there is nothing to retry."
+        return 0, {**data, "done": True, "refused": None, "says": "nothing to retry"}, text
     if retry.refused is not None:
         seq, reason = retry.refused
         text = (

@@ -6,6 +6,7 @@ What is heavy (settings, the stores' clients) is imported by the command that ne
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from service.errors import ConfigurationError
+from service.losses import Loss
 from service.terminal import NothingRunsError, log_to_stderr, read_settings, store_urls
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from service.orders import Order
     from service.settings import Settings
 
+_CHANGE = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 _PARTITION = click.IntRange(0, 99)
 _partitions = click.option(
     "--partition", "partitions", type=_PARTITION, multiple=True, help="Only this one; repeatable."
@@ -90,22 +93,40 @@ def open_(partitions: tuple[int, ...], *, as_json: bool) -> None:
 @click.command("confirm-loss")
 @_partitions
 @click.option("--apply", is_flag=True, help="Confirm it, and go on without what is lost.")
+@click.option(
+    "--lost",
+    nargs=2,
+    metavar="FIRST LAST",
+    help="With --apply and one --partition: confirm these changes, as shown, and no more.",
+)
 @_as_json
-def confirm_loss(partitions: tuple[int, ...], *, apply: bool, as_json: bool) -> None:
+def confirm_loss(
+    partitions: tuple[int, ...],
+    *,
+    apply: bool,
+    lost: tuple[str, str] | None,
+    as_json: bool,
+) -> None:
     """Show what a closed sale has lost; with --apply, go on without it.
 
-    Exit 0: there is nothing to confirm, or with --apply, it is open again; 1: there is something,
-    or with --apply, it stays closed, and why; 2: cannot tell.
+    What is shown ends with the command that confirms exactly that. With --apply alone it is what is
+    lost by then, and is shown too. Exit 0: there is nothing to confirm, or with --apply, it is open
+    again; 1: there is something, or with --apply, it stays closed, and why: also where more is lost
+    than --lost names, which is shown and not confirmed; 2: cannot tell.
     """
+    if lost and (not apply or len(partitions) != 1):
+        msg = "--lost goes with --apply and one --partition"
+        raise click.UsageError(msg)
+    read = _range(lost) if lost else None
     settings, redis, postgresql = _stores("confirm-loss")
     from service import confirming, looking  # noqa: PLC0415  # heavy
 
-    do = confirming.confirm if apply else confirming.look
-    found = looking.looked(
-        "comparing",
-        lambda _: asyncio.run(do(settings, redis, postgresql, partitions)),
-        unknown=ConfigurationError,
-    )
+    async def run() -> "list[confirming.Found]":
+        if not apply:
+            return await confirming.look(settings, redis, postgresql, partitions)
+        return await confirming.confirm(settings, redis, postgresql, partitions, read)
+
+    found = looking.looked("comparing", lambda _: asyncio.run(run()), unknown=ConfigurationError)
     if isinstance(found, int):
         sys.exit(looking.cut_short(found, machine_readable=as_json))
     code = confirming.exit_code(found, applied=apply)
@@ -114,6 +135,15 @@ def confirm_loss(partitions: tuple[int, ...], *, apply: bool, as_json: bool) -> 
     else:
         looking.say(confirming.render(found))
     sys.exit(code)
+
+
+def _range(ends: tuple[str, str]) -> Loss:
+    """Read the two ends of what was lost, as `confirm-loss` prints them. Raises UsageError."""
+    first, last = (_CHANGE.fullmatch(end) for end in ends)
+    if first is None or last is None or first[1] != last[1]:
+        msg = f"--lost {' '.join(ends)} is not the range of one epoch, such as 5-91 5-100"
+        raise click.UsageError(msg)
+    return Loss(int(first[1]), int(first[2]), int(last[2]))
 
 
 def _give(

@@ -7,7 +7,6 @@ away after any error; see `connect`.
 import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Self
 
 import asyncpg
@@ -15,6 +14,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 from service.decision import Decision
 from service.errors import ConfigurationError
+from service.event_record import EventRecord
 from service.inspection import inspect_postgresql
 from service.letters import Letters
 from service.lineage import NOWHERE, Epoch, Lineage, Position
@@ -22,7 +22,6 @@ from service.record import Application, Cursor
 from service.sessions import POOL_COMMAND_S, end_frozen_holders, open_session, settings
 from service.soundness import PostgresqlAsFound
 from service.sqlstates import refusing
-from service.times import to_microseconds
 
 UNAVAILABLE = (
     asyncpg.PostgresError,
@@ -34,6 +33,19 @@ UNAVAILABLE = (
 )
 """What a statement raises when PostgreSQL cannot do it now; another connection may, later."""
 
+TABLES = (
+    "deployment",
+    "epochs",
+    "cursors",
+    "journal",
+    "dead_letters",
+    "events",
+    "bookings",
+    "orphans",
+)
+"""Every table that a migration makes, in the order in which they are locked. A database may hold
+others, which are not ours to touch."""
+
 _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""
 
@@ -43,30 +55,6 @@ _CURSORS = (
 _LOCK_CURSORS = _CURSORS + " FOR UPDATE"
 
 
-@dataclass(frozen=True, slots=True)
-class EventOnRecord:
-    """One event as the record has it at `recorded`, all of one snapshot. Times in microseconds."""
-
-    recorded: Position
-    name: str
-    capacity: int
-    sold: int
-    waiting: int
-    created_at: int
-    updated_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class UserOnRecord:
-    """One user of an event."""
-
-    user_id: str
-    status: str
-    quantity: int
-    seq: int
-    keyed: str
-
-
 class Ledger:
     """One connection to the record. Methods raise what `UNAVAILABLE` lists."""
 
@@ -74,6 +62,7 @@ class Ledger:
         """Wrap a connection made by `connect`."""
         self._connection = connection
         self.letters = Letters(connection)
+        self.event_record = EventRecord(connection)
 
     async def __aenter__(self) -> Self:
         """Nothing to do: it is connected."""
@@ -149,51 +138,16 @@ class Ledger:
             )
         )
 
-    async def event_status(self, event_id: int) -> str | None:
-        """Return `opening`, `open`, or None for an event that was never drawn."""
-        status: str | None = await self._connection.fetchval(
-            "SELECT status FROM events WHERE id = $1", event_id
-        )
-        return status
-
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Self]:
-        """Make all that is read inside be of one moment."""
-        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            yield self
+        """Make all that is read inside be of one moment, of every table.
 
-    async def event(self, event_id: int, partition: int) -> EventOnRecord | None:
-        """Return an open event together with P. To be asked inside a `snapshot`."""
-        recorded = await self.cursor(partition)
-        row = await self._connection.fetchrow(
-            "SELECT name, capacity, sold, waiting, created_at, updated_at FROM events"
-            " WHERE id = $1 AND status = 'open'",
-            event_id,
-        )
-        if row is None:
-            return None
-        return EventOnRecord(
-            recorded=recorded,
-            name=row["name"],
-            capacity=row["capacity"],
-            sold=row["sold"],
-            waiting=row["waiting"],
-            created_at=to_microseconds(row["created_at"]),
-            updated_at=to_microseconds(row["updated_at"]),
-        )
-
-    async def users(self, event_id: int, *, count: int) -> AsyncIterator[list[UserOnRecord]]:
-        """Yield an event's users in pages, those who wait in the order in which they joined.
-
-        To be asked inside a `snapshot`.
+        The locks come before the snapshot: a restore that empties the tables is over by then, or
+        waits. An older snapshot would find them empty.
         """
-        cursor = await self._connection.cursor(
-            "SELECT user_id, status, quantity, seq, keyed FROM bookings WHERE event_id = $1"
-            " ORDER BY seq",
-            event_id,
-        )
-        while rows := await cursor.fetch(count):
-            yield [UserOnRecord(*row) for row in rows]
+        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
+            await self._connection.execute(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS SHARE MODE")
+            yield self
 
     @asynccontextmanager
     async def _locking(

@@ -2,7 +2,10 @@
 
 A script that misses an event says R; the record must have reached that R before the event is read
 from it, in one snapshot with P. Loads of one event share one attempt. A miss is remembered briefly,
-in a bounded number, and only saves the question to PostgreSQL, after Redis was asked.
+within its epoch, in a bounded number, and only saves the question to PostgreSQL, after Redis was
+asked. Only a record that cannot have lost an event is believed that there is none: what Redis does
+not hold was on record when its epoch began, so a record that has the epoch and reaches W has it. Of
+any other, the stores are compared, and Redis is asked again.
 """
 
 import asyncio
@@ -13,8 +16,9 @@ from functools import partial
 import structlog
 
 from service.errors import Problem
+from service.event_record import Extent, Look, UserOnRecord
 from service.keys import event_keys
-from service.ledger import UNAVAILABLE, EventOnRecord, Ledger, LedgerPool, UserOnRecord
+from service.ledger import UNAVAILABLE, Ledger, LedgerPool
 from service.lineage import Position
 from service.partition import Partition
 
@@ -38,7 +42,7 @@ class Loader:
         self._partition = partition
         self._ledgers = ledgers
         self._loads: dict[int, asyncio.Task[None]] = {}
-        self._misses: OrderedDict[int, float] = OrderedDict()
+        self._misses: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
     async def load(self, event_id: int, missed_at: Position, deadline: float) -> None:
         """Load an event that a script missed at `missed_at`; afterwards, ask the script again.
@@ -47,7 +51,8 @@ class Loader:
         goes on).
         """
         loop = asyncio.get_running_loop()
-        if self._misses.get(event_id, 0.0) > loop.time():
+        epoch, until = self._misses.get(event_id, (0, 0.0))
+        if epoch == missed_at.epoch and until > loop.time():
             raise Problem("event_not_found")
         task = self._loads.get(event_id)
         if task is None:
@@ -69,8 +74,8 @@ class Loader:
         if not done.cancelled():
             done.exception()  # looked at: those who waited may all have given up
 
-    def _missed(self, event_id: int) -> Problem:
-        self._misses[event_id] = asyncio.get_running_loop().time() + _MISS_S
+    def _missed(self, event_id: int, epoch: int) -> Problem:
+        self._misses[event_id] = epoch, asyncio.get_running_loop().time() + _MISS_S
         self._misses.move_to_end(event_id)
         while len(self._misses) > _MISSES_MAX:
             self._misses.popitem(last=False)
@@ -78,20 +83,47 @@ class Loader:
 
     async def _load(self, event_id: int, missed_at: Position) -> None:
         try:
+            # W before P, which a sound record never has below it.
+            recorded = await self._partition.watermark(missed_at.epoch)
+            if recorded is None:
+                return
             async with self._ledgers.acquire() as ledger:
-                if await ledger.event_status(event_id) is None:
-                    raise self._missed(event_id)
+                found = await ledger.event_record.look(event_id, self._partition.number)
+            if self._doubts(found.extent, missed_at.epoch, recorded):
+                return
+            if not found.drawn:
+                raise self._missed(event_id, missed_at.epoch)
             await self._catch_up(missed_at)
             async with self._ledgers.acquire() as ledger, ledger.snapshot():
-                event = await ledger.event(event_id, self._partition.number)
-                if event is None:
-                    raise self._missed(event_id)
-                await self._carry(ledger, event_id, event, missed_at.epoch)
+                found = await ledger.event_record.look(event_id, self._partition.number)
+                if self._doubts(found.extent, missed_at.epoch, missed_at):
+                    return
+                if found.event is None:
+                    raise self._missed(event_id, missed_at.epoch)
+                await self._carry(ledger, event_id, found, missed_at.epoch)
         except UNAVAILABLE as error:
             log.warning(
                 "event cannot be loaded", event_id=event_id, why=str(error) or type(error).__name__
             )
             raise Problem("unavailable") from error
+
+    def _doubts(self, extent: Extent, epoch: int, at: Position) -> bool:
+        """Whether a record may have lost the event; if so, have it compared before the next call.
+
+        `at` is what it has to reach.
+        """
+        if extent.reaches(epoch, at):
+            return False
+        log.warning(
+            "this record may lack events, it is to be compared",
+            partition=self._partition.number,
+            wanted=at.entry_id,
+            found=extent.recorded.entry_id,
+            epoch=epoch,
+            newest_epoch=extent.newest,
+        )
+        self._partition.doubt(epoch)
+        return True
 
     async def _catch_up(self, missed_at: Position) -> None:
         """Wait until P has reached the R at which the event was missed.
@@ -111,18 +143,20 @@ class Loader:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _POLL_MAX_S)
 
-    async def _carry(self, ledger: Ledger, event_id: int, event: EventOnRecord, epoch: int) -> None:
+    async def _carry(self, ledger: Ledger, event_id: int, found: Look, epoch: int) -> None:
         """Bring one event over, in chunks, and make it present with the last call.
 
         All in the epoch in which it was missed: a snapshot says nothing about a later one.
         """
+        event = found.event
+        assert event is not None  # or there is nothing to carry
         call = partial(self._call, event_id, epoch)
         token = secrets.token_hex(8)
-        pages = ledger.users(event_id, count=_CHUNK_USERS)
+        pages = ledger.event_record.users(event_id, count=_CHUNK_USERS)
         # PostgreSQL sorts before the first page, for seconds if there are millions. In Redis a
         # loader counts as gone after two: it begins there when it has something to bring.
         page = await anext(pages, None)
-        outcome = await call("begin", token, event.recorded.seq)
+        outcome = await call("begin", token, found.extent.recorded.seq)
         if outcome == "BUSY":
             await asyncio.sleep(_BUSY_S)
         if outcome != "BEGUN":

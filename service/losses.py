@@ -19,9 +19,14 @@ class Loss:
     first: int
     last: int
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The first and the last of them, each as `<epoch>-<seq>`."""
+        return f"{self.epoch}-{self.first}", f"{self.epoch}-{self.last}"
+
     def __str__(self) -> str:
         """Say the range, as an operator reads it."""
-        return f"{self.epoch}-{self.first} to {self.epoch}-{self.last}"
+        return " to ".join(self.ends)
 
     def covers(self, other: "Loss") -> bool:
         """Whether who has confirmed this one has confirmed the other too."""

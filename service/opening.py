@@ -88,6 +88,12 @@ class Opening:
         self._seen = last
         return True
 
+    def doubt(self, epoch: int) -> None:
+        """Have the stores compared before anybody is served again, if that epoch still serves."""
+        if self._serving is not None and self._serving.epoch == epoch:
+            self.lost(self._serving)
+            self.start()
+
     async def served(self, deadline: float) -> Serving:
         """Return the epoch to call in, once there is one. Raises Problem."""
         if self._serving is not None:

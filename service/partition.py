@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from redis.exceptions import RedisError
+
 from service.errors import Problem
 from service.handshake import Handshake
 from service.keys import partition_keys
@@ -64,6 +66,7 @@ class Partition:
         self.number = number
         self.keys = partition_keys(number)
         self._wire = wire
+        self._redis = redis
         self._opening = Opening(number, redis, handshake, self._tidy)
         self._worker = worker
         self._numbers: dict[str, int] = {}
@@ -154,6 +157,19 @@ class Partition:
         elif reply is not None and (accepted := self._accept(serving, reply)) is not None:
             return accepted
         raise Problem("unavailable")
+
+    async def watermark(self, epoch: int) -> Position | None:
+        """Return W as an epoch has it, None where Redis is in another by now. Raises Problem."""
+        try:
+            meta = await self._redis.meta(self.number)
+        except (RedisError, OSError) as error:
+            self._opening.note(str(error) or type(error).__name__)
+            raise Problem("unavailable") from error
+        return meta.recorded if meta and meta.epoch == epoch else None
+
+    def doubt(self, epoch: int) -> None:
+        """Have the stores compared before the next call, if that epoch still serves."""
+        self._opening.doubt(epoch)
 
     async def _attempt(
         self,

@@ -14,25 +14,13 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
 from typing import Self
 
 import asyncpg
 
 from service.journal_view import JournalView
+from service.ledger import TABLES
 from service.sessions import COMMAND_S, open_session
-
-TABLES = (
-    "deployment",
-    "epochs",
-    "cursors",
-    "journal",
-    "dead_letters",
-    "events",
-    "bookings",
-    "orphans",
-)
-"""Every table that a migration makes. A database may hold others, which are not ours to touch."""
 
 _LONG_S = 3_600
 _LOCK_MS = 5_000
@@ -92,17 +80,6 @@ class RecordTables(JournalView):
             list(TABLES),
         )
         return {row["name"]: row["sequence"] for row in rows}
-
-    @asynccontextmanager
-    async def whole(self) -> AsyncIterator[Self]:
-        """Make all that is read inside be of one moment, of every table.
-
-        The locks come before the snapshot: a restore that empties the tables is over by then, or
-        waits. An older snapshot would find them empty.
-        """
-        async with self._connection.transaction(isolation="repeatable_read", readonly=True):
-            await self._connection.execute(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS SHARE MODE")
-            yield self
 
     async def rows(self, table: str) -> int:
         """Return how many rows a table has."""

@@ -13,6 +13,8 @@ from service.record import change_of
 from service.sessions import open_session
 
 _PAGE = 10_000
+_RESTORE_S = 30
+"""So long a restore may hold the tables before a comparison gives up."""
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class RecordView(Ledger):
             purpose,
             timeout_s=timeout_s,
             default_transaction_read_only="on",
+            lock_timeout=f"{_RESTORE_S}s",
             idle_in_transaction_session_timeout="60s",
         )
         return cls(connection)

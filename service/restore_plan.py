@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import asyncpg
 
 from service.backup_files import MANIFEST, BackedUpPartition, BackupRefusedError, Manifest
+from service.ledger import TABLES
 from service.lineage import NOWHERE, Lineage, Position
-from service.record_tables import TABLES, RecordTables
+from service.record_tables import RecordTables
 from service.redis_store import RedisStore
 
 

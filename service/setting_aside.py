@@ -4,7 +4,9 @@ What is refused is never taken from a log or a memory: it is tried, under the cu
 transaction that is undone. The work on the record is done as an order to a handshake, while the
 partition is closed, so that a new epoch begins behind it: whoever waits for the change to be on
 record is told that it is not known, and Redis is told by that epoch which events are frozen. It may
-die anywhere: what it has committed is whole, and any handshake after it says the rest to Redis.
+die anywhere: what it has committed is whole, and any handshake after it says the rest to Redis. A
+record that went back to before a change was set aside meets it again: then this is part of the
+replay, and what leads to the change is proven first, from P to R, as a replay proves it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +16,8 @@ from dataclasses import dataclass, field
 import asyncpg
 import structlog
 
-from service.errors import CorruptEntryError, RefusedChangeError
+from service.bringing_forward import BringingForward
+from service.errors import CorruptEntryError, LineageError, RefusedChangeError
 from service.ledger import Ledger
 from service.orders import Order
 from service.outbox import Change, Entry
@@ -35,13 +38,15 @@ class Standing:
     """The entry behind which the writer of a partition stands.
 
     `refused` holds, by event, the first of its changes that PostgreSQL refuses; of an entry that
-    cannot be read or does not follow there is none, and `why` says so.
+    cannot be read or does not follow there is none, and `why` says so. `went_back`: Redis knows of
+    more on record, so that it is a replay which stands there, and the partition stays closed.
     """
 
     partition: int
     entry: Entry | None = None
     refused: Mapping[int, Refused] = field(default_factory=dict)
     why: str = ""
+    went_back: bool = False
 
     @property
     def changes(self) -> list[Change]:
@@ -80,14 +85,12 @@ def moving(redis: RedisStore, partition: int, seqs: Collection[int]) -> Order:
     Its work raises NotPossible where these are not exactly what PostgreSQL refuses by then.
     """
 
-    async def move(ledger: Ledger, closed: Closed, _: Touch) -> None:
+    async def move(ledger: Ledger, closed: Closed, touch: Touch) -> None:
+        if await _went_back(ledger, partition, closed):
+            await _lead_up(BringingForward(partition, redis, ledger, closed, touch))
         async with ledger.applying([partition]) as application:
             if await application.letters.holds(partition, seqs):
                 return  # done, by this order's attempt before
-            recorded, lineage = application.cursors.get(partition), application.lineages[partition]
-            if recorded is None or went_back(closed, recorded.last, lineage):
-                msg = "PostgreSQL went back, or never began this partition: that comes first"
-                raise NotPossible(msg)
             found = await _standing(redis, application, partition)
             check_seqs(found, partition, seqs)
             assert found is not None  # or the check had raised
@@ -114,6 +117,25 @@ def retrying(partition: int, event_id: int) -> Order:
 
     reason = f"an operator has put the dead letters of event {event_id} on record"
     return Order(reason=reason, while_closed=put_back)
+
+
+async def _went_back(ledger: Ledger, partition: int, closed: Closed) -> bool:
+    recorded = await ledger.cursor(partition)
+    return went_back(closed, recorded, (await ledger.lineages([partition]))[partition])
+
+
+async def _lead_up(forward: BringingForward) -> None:
+    """Bring a record that went back forward, up to what it refuses. Raises NotPossible.
+
+    What this proves, from P to R, holds for the entry that is about to be split.
+    """
+    try:
+        await forward.run()
+    except RefusedChangeError:
+        pass  # this is where it stands
+    except (LineageError, CorruptEntryError) as error:
+        msg = f"PostgreSQL went back, and cannot be brought forward: {error}"
+        raise NotPossible(msg) from error
 
 
 async def refused_again(ledger: Ledger, partition: int, event_id: int) -> Refused | None:
@@ -163,7 +185,10 @@ async def _standing(redis: RedisStore, application: Application, partition: int)
         refused = await _refused(application, partition, entry)
     except RefusedChangeError as error:
         return Standing(partition, why=f"entry {entry.last.entry_id}: {error}")
-    return Standing(partition, entry, refused) if refused else None
+    if not refused:
+        return None
+    meta = await redis.meta(partition)
+    return Standing(partition, entry, refused, went_back=meta is not None and meta.recorded > at)
 
 
 async def _refused(application: Application, partition: int, entry: Entry) -> dict[int, Refused]:

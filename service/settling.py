@@ -154,8 +154,10 @@ class Settling:
         forward = self._forward()
         try:
             await forward.run()
-        except (LineageError, CorruptEntryError, RefusedChangeError) as error:
+        except (LineageError, CorruptEntryError) as error:
             self._missing = f"partition {self._partition}: {error}"
+        except RefusedChangeError as error:
+            self._missing = f"partition {self._partition}: {error}; see `onsale deadletters list`"
         if self._missing and not await self._went_back():
             self._missing = ""  # what remains is the writer's, refused or not
         if forward.changes:

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "stores",
         """outbox inspection redis_store wakeups redis_view projection record decision ledger
-        record_view journal_view sqlstates sessions letters end_of_record record_tables
+        event_record record_view journal_view sqlstates sessions letters end_of_record record_tables
         backup_files""",
     ),
     (
@@ -64,6 +64,7 @@ SPEAKS_SQL = {
     "record": "the statements that put changes on record",
     "projection": "the rows of events and bookings, in record's transaction",
     "letters": "the table dead_letters",
+    "event_record": "what a load reads of one event",
     "end_of_record": "what a replay asks of a record that went back",
     "decision": "the statements with which a handshake decides",
     "sessions": "the settings of a session, and how one that is frozen is ended",

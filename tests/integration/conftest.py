@@ -9,9 +9,11 @@ import pytest
 
 from service.app import Worker, make_writer
 from service.confirming import Found, confirm
+from service.deadletters import DeadLetters
 from service.engine import Engine
 from service.handshake import Handshake
 from service.handshakes import make_handshakes
+from service.ledger import connect
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Stores
@@ -90,6 +92,17 @@ async def writing(settings: Settings) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await store.aclose()
+
+
+@contextlib.asynccontextmanager
+async def operating(settings: Settings) -> AsyncIterator[DeadLetters]:
+    """Lend the operator's commands, on connections of now."""
+    assert settings.own_redis_url is not None
+    assert settings.postgresql_url is not None
+    redis = RedisStore(settings.own_redis_url)
+    ledger = await connect(settings.postgresql_url, purpose="deadletters")
+    async with DeadLetters(redis, ledger, make_handshakes(settings, redis, "deadletters")) as made:
+        yield made
 
 
 @pytest.fixture

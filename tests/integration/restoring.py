@@ -10,6 +10,7 @@ import asyncpg
 from service.auditor import audit
 from service.engine import Engine
 from service.errors import Problem
+from service.ledger import TABLES
 from service.reconciler import reconcile
 from service.redis_store import RedisStore
 from tests.conftest import Client, Record, Stores
@@ -175,3 +176,33 @@ async def caught_up(copies: RecordCopies, redis_store: RedisStore, *, partitions
         )
 
     await eventually(done)
+
+
+@contextlib.asynccontextmanager
+async def replacing(postgresql_url: str) -> AsyncIterator[Record]:
+    """Hold the record as a restore does: all locked, emptied, and filled again as it was."""
+    record = await asyncpg.connect(postgresql_url)
+    try:
+        async with record.transaction():
+            for table in TABLES:
+                await record.execute(f"CREATE TEMPORARY TABLE kept_{table} AS TABLE {table}")
+            await record.execute(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS EXCLUSIVE MODE")
+            await record.execute(f"TRUNCATE {', '.join(TABLES)}")
+            for table in TABLES:
+                await record.execute(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+            yield record
+    finally:
+        await record.close()
+
+
+async def somebody_waits(record: Record) -> None:
+    """Wait until another session waits for a lock."""
+
+    async def waits() -> bool:
+        found: bool = await record.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted"
+            " AND pg_backend_pid() = ANY (pg_blocking_pids(pid)))"
+        )
+        return found
+
+    await eventually(waits)

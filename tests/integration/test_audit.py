@@ -21,6 +21,7 @@ from service.violations import AuditReport, Head
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import eventually, writing
 from tests.integration.records import put_on_record
+from tests.integration.restoring import replacing, somebody_waits
 from tests.journals import Sale
 
 
@@ -398,3 +399,19 @@ class TestDamage:
         assert [(v.rule, v.partition, v.event_id) for v in report.violations.kept] == [
             ("hash", 1, 3)
         ]
+
+
+@pytest.mark.usefixtures("sale")
+async def test_an_audit_waits_for_a_restore(stores: Stores) -> None:
+    """The tables are empty for a moment, and nobody may take that for the record."""
+    async with replacing(stores.postgresql_url) as record:
+        auditing = asyncio.ensure_future(audit(stores.postgresql_url))
+        await somebody_waits(record)
+    report = await auditing
+    assert (report.verdict, [event.event_id for event in report.events]) == ("holds", [1])
+
+
+async def test_it_waits_longer_than_a_writer_would(stores: Stores) -> None:
+    """A restore of a million changes holds the tables for longer than five seconds."""
+    async with await JournalView.open(stores.postgresql_url) as view:
+        assert await view._connection.fetchval("SHOW lock_timeout") == "30s"

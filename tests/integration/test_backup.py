@@ -11,7 +11,8 @@ from service.backup_files import BackupRefusedError, read_manifest
 from service.engine import Engine
 from service.errors import Problem
 from service.keys import partition_keys
-from service.record_tables import TABLES, RecordTables
+from service.ledger import TABLES
+from service.record_tables import RecordTables
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,23 +11,27 @@ import pytest
 from service.app import Worker
 from service.auditor import audit
 from service.deadletters import DeadLetters, Retry
+from service.deadletters_report import run_list
+from service.decision import Decision
 from service.engine import Engine
 from service.errors import Problem
-from service.handshake import Opened
+from service.handshake import Handshake, Opened, StaysClosed
 from service.handshakes import make_handshakes
 from service.history import history
 from service.keys import partition_keys
-from service.ledger import connect
+from service.letters import Letters
 from service.reconciler import reconcile
+from service.record import Application
 from service.redis_store import RedisStore
 from service.setting_aside import NotPossible
 from service.settings import Settings
 from service.violations import AuditReport
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import eventually, operating, writing
 from tests.integration.records import forge
+from tests.integration.restoring import RecordCopies
 
-META, _, _ = partition_keys(0)
+META, _, OUTBOX = partition_keys(0)
 _PUT = (
     "INSERT INTO journal SELECT partition, seq, epoch, at, kind, event_id, user_id, details, hash"
     " FROM"
@@ -39,11 +44,9 @@ class Died(Exception):
 
 
 @pytest.fixture
-async def letters(settings: Settings, stores: Stores) -> AsyncIterator[DeadLetters]:
+async def letters(settings: Settings) -> AsyncIterator[DeadLetters]:
     """The operator's commands, on this test's stores."""
-    redis = RedisStore(stores.redis_url)
-    ledger = await connect(stores.postgresql_url, purpose="deadletters")
-    async with DeadLetters(redis, ledger, make_handshakes(settings, redis, "deadletters")) as made:
+    async with operating(settings) as made:
         yield made
 
 
@@ -117,6 +120,28 @@ class Sale:
         """Return who is among the dead letters, in order."""
         rows = await self.record.fetch("SELECT user_id FROM dead_letters ORDER BY seq")
         return [row["user_id"] for row in rows]
+
+
+@dataclass
+class RestoredSale:
+    """A sale whose PostgreSQL came back from before a change was set aside; it stays closed."""
+
+    sale: Sale
+    copies: RecordCopies
+    letters: DeadLetters
+    handshake: Handshake
+    vip: int
+    reason: str
+
+    async def is_the_same(self) -> None:
+        """What the lost record had, this one has, hash by hash, in journal or letters; no more."""
+        chain = (
+            "SELECT seq, hash FROM journal UNION ALL SELECT seq, hash FROM dead_letters"
+            " ORDER BY seq"
+        )
+        async with self.copies.connected("_lost") as lost:
+            had = [tuple(row) for row in await lost.fetch(chain)]
+        assert [tuple(row) for row in await self.sale.record.fetch(chain)][: len(had)] == had
 
 
 @pytest.fixture
@@ -279,8 +304,9 @@ class TestSettingAside:
                 await letters.move(0, [wrong], apply=True)
         with pytest.raises(NotPossible, match="no partition 7"):
             await letters.move(7, [1], apply=True)
-        with pytest.raises(NotPossible, match="has no dead letters"):
-            await letters.retry(sale.one, apply=True)
+        assert await letters.retry(sale.one, apply=True) == Retry([], None)
+        with pytest.raises(NotPossible, match="the record has no event 99"):
+            await letters.retry(99, apply=True)
         assert await record.fetchval("SELECT count(*) FROM epochs") == 1
 
     @pytest.mark.usefixtures("writer")
@@ -427,6 +453,192 @@ class TestCutOff:
         assert meta is not None
         assert meta.open
         assert (await sale.engine.book(sale.one, "b")).new
+
+
+class TestAfterARestore:
+    """PostgreSQL comes back from before a `move`: the replay meets the refused change again."""
+
+    @pytest.fixture
+    async def restored(
+        self,
+        settings: Settings,
+        stores: Stores,
+        sale: Sale,
+        redis_store: RedisStore,
+        caplog: pytest.LogCaptureFixture,
+    ) -> AsyncIterator[RestoredSale]:
+        """Sell, copy the record, set vip aside, sell on; put the copy back, and compare."""
+        copies = RecordCopies(stores)
+        async with writing(settings):
+            await sale.open()
+            await copies.take()
+            async with copies.connected() as record:
+                sale.record = record
+                vip = await sale.poison()
+                await stopped(caplog)
+                async with operating(settings) as operator:
+                    assert (await operator.move(0, [vip], apply=True)).done == Opened(2)
+                await sale.engine.book(sale.two, "x")
+                await sale.recorded()
+        await copies.restore()
+        async with copies.connected() as record, operating(settings) as operator:
+            sale.record = record
+            handshake = make_handshakes(settings, redis_store, "test")[0]
+            result = await handshake.run()
+            assert isinstance(result, StaysClosed)
+            yield RestoredSale(sale, copies, operator, handshake, vip, result.reason)
+
+    async def test_it_is_set_aside_again_as_part_of_the_replay(
+        self,
+        settings: Settings,
+        stores: Stores,
+        restored: RestoredSale,
+        valkey: Client,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """Closed, with the way on; then all is as it was before, hash by hash, and goes on."""
+        sale, letters, vip = restored.sale, restored.letters, restored.vip
+        assert f"PostgreSQL refuses outbox entry 1-{vip + 4}: new row for" in restored.reason
+        assert restored.reason.endswith("; see `onsale deadletters list`")
+        with pytest.raises(Problem, match="deadletters list") as caught:
+            await sale.engine.book(sale.two, "nobody")
+        assert caught.value.code == "closed"
+        (found,) = (await letters.kept()).standing
+        assert found.went_back
+        assert [c.seq for c in found.changes] == [vip]
+        urls = stores.redis_url, stores.postgresql_url
+        assert await asyncio.to_thread(run_list, *urls, settings, as_json=False) == 1
+        told = capsys.readouterr().out
+        assert f"The replay of partition 0 stands before entry 1-{vip + 4}." in told
+        assert "Mend the cause, then `onsale open`. Or set this aside, which freezes" in told
+        assert f"  onsale deadletters move 0 {vip} --apply" in told
+        assert (await letters.move(0, [vip], apply=False)).done is None
+        assert await sale.aside() == []
+
+        done = (await letters.move(0, [vip], apply=True)).done
+        assert isinstance(done, Opened)
+        assert done.how == "replay"
+        assert (await letters.move(0, [vip], apply=True)).found is None
+        await eventually(lambda: frozen(sale.engine, sale.one))  # it looks again once a second
+        assert await sale.aside() == ["vip", "b", "c", "later", "early"]
+        assert await sale.journal(sale.two) == ["early", "a", "b", "c", "later", "x"]
+        await restored.is_the_same()
+        async with writing(settings):
+            assert (await sale.engine.book(sale.two, "y")).status == "waiting"
+            await sale.recorded()
+            assert rules(await audit(stores.postgresql_url)) == {}
+            assert (await reconcile(stores.redis_url, stores.postgresql_url)).drifts == []
+            await sale.allow()
+            assert isinstance((await letters.retry(sale.one, apply=True)).done, Opened)
+            assert (await sale.engine.user(sale.one, "vip")).seq == vip
+            await sale.recorded()
+        assert rules(await audit(stores.postgresql_url)) == {}
+        assert (await reconcile(stores.redis_url, stores.postgresql_url)).verdict == "clean"
+        assert await valkey.hget(META, "frozen") is None
+
+    async def test_the_cause_is_mended_in_the_copy(
+        self, settings: Settings, stores: Stores, restored: RestoredSale
+    ) -> None:
+        """Then there is nothing to set aside: whoever compares next brings all of it forward."""
+        sale = restored.sale
+        await sale.allow()
+        with pytest.raises(NotPossible, match="nothing stands in partition 0"):
+            await restored.letters.move(0, [restored.vip], apply=True)
+        result = await restored.handshake.run()
+        assert isinstance(result, Opened)
+        assert result.how == "replay"
+        assert await sale.aside() == []
+        async with writing(settings):
+            assert (await sale.engine.book(sale.one, "after")).new
+            await sale.recorded()
+        assert rules(await audit(stores.postgresql_url)) == {}
+        assert (await reconcile(stores.redis_url, stores.postgresql_url)).verdict == "clean"
+
+    async def test_one_after_the_other(
+        self, settings: Settings, stores: Stores, restored: RestoredSale
+    ) -> None:
+        """A copy that refuses more than the record did: closed again, before the next of them."""
+        sale, letters = restored.sale, restored.letters
+        await sale.record.execute("ALTER TABLE bookings ADD CONSTRAINT n CHECK (user_id <> 'x')")
+        done = (await letters.move(0, [restored.vip], apply=True)).done
+        assert isinstance(done, StaysClosed)
+        assert "PostgreSQL refuses outbox entry 2-" in done.reason
+        (found,) = (await letters.kept()).standing
+        assert [c.user_id for c in found.changes] == ["x"]
+        seqs = [c.seq for c in found.changes]
+        assert isinstance((await letters.move(0, seqs, apply=True)).done, Opened)
+        await eventually(lambda: frozen(sale.engine, sale.one))
+        await eventually(lambda: frozen(sale.engine, sale.two))
+        await restored.is_the_same()
+        assert rules(await audit(stores.postgresql_url)) == {}
+        await sale.allow()
+        await sale.record.execute("ALTER TABLE bookings DROP CONSTRAINT n")
+        async with writing(settings):
+            for event_id in (sale.one, sale.two):
+                assert isinstance((await letters.retry(event_id, apply=True)).done, Opened)
+            await sale.recorded()
+        assert rules(await audit(stores.postgresql_url)) == {}
+        assert (await reconcile(stores.redis_url, stores.postgresql_url)).verdict == "clean"
+
+    async def test_nothing_is_set_aside_that_is_not_proven(
+        self, restored: RestoredSale, valkey: Client
+    ) -> None:
+        """The outbox has a hole behind the change by now: as a replay, all of it or nothing."""
+        sale = restored.sale
+        last = await valkey.xrevrange(OUTBOX, count=1)
+        await valkey.xdel(OUTBOX, last[0][0])
+        with pytest.raises(NotPossible, match="cannot be brought forward: change"):
+            await restored.letters.move(0, [restored.vip], apply=True)
+        assert await sale.aside() == []
+        assert await valkey.hget(META, "open") == "0"
+        with pytest.raises(Problem, match="PostgreSQL went back"):
+            await sale.engine.book(sale.two, "nobody")
+
+    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    @pytest.mark.parametrize(
+        ("owner", "step"),
+        [
+            (RedisStore, "close"),
+            (Application, "record"),
+            (Letters, "put"),
+            (Application, "make_good"),
+            (Decision, "put_epoch"),
+            (RedisStore, "load_scripts"),
+            (RedisStore, "begin_epoch"),
+        ],
+    )
+    async def test_it_may_die_anywhere(
+        self,
+        settings: Settings,
+        stores: Stores,
+        restored: RestoredSale,
+        monkeypatch: pytest.MonkeyPatch,
+        owner: type,
+        step: str,
+        after: bool,
+    ) -> None:
+        """The record is whole up to its cursor, and the same order finds its way from there."""
+        sale, letters, vip = restored.sale, restored.letters, restored.vip
+        real = getattr(owner, step)
+
+        async def dying(*arguments: Any, **named: Any) -> Any:
+            if after:
+                await real(*arguments, **named)
+            raise Died
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, step, dying)
+            with pytest.raises(Died):
+                await letters.move(0, [vip], apply=True)
+        await restored.handshake.run()
+        await letters.move(0, [vip], apply=True)
+        await eventually(lambda: frozen(sale.engine, sale.one))
+        assert await sale.aside() == ["vip", "b", "c", "later", "early"]
+        await restored.is_the_same()
+        async with writing(settings):
+            assert (await sale.engine.book(sale.two, "y")).status == "waiting"
+            await sale.recorded()
+        assert rules(await audit(stores.postgresql_url)) == {}
 
 
 class TestRetry:

@@ -112,7 +112,12 @@ async def test_from_list_to_retry(
     assert ended.stdout == f"{says} The partition goes on in epoch 3.\n"
     assert (await engine.book(event_id, "c")).status == "waiting"
     code, said = await operator.ask("retry", str(event_id), "--apply")
-    assert (code, said["says"]) == (1, f"event {event_id} has no dead letters")
+    assert (code, said["done"], said["letters"], said["says"]) == (0, True, 0, "nothing to retry")
+    ended = await operator.run("retry", str(event_id))
+    says = f"Event {event_id} has no dead letters: there is nothing to retry.\n"
+    assert (ended.returncode, ended.stdout) == (0, says)
+    code, said = await operator.ask("retry", "99", "--apply")
+    assert (code, said["says"]) == (1, "the record has no event 99")
     ended = await operator.run("list")
     assert (ended.returncode, ended.stdout) == (0, "No dead letters, and no writer stands.\n")
 

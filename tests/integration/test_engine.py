@@ -11,9 +11,9 @@ import pytest
 from service.app import Worker
 from service.engine import Engine
 from service.errors import Problem
+from service.event_record import EventRecord
 from service.handshake import Handshake, Opened
 from service.keys import event_keys, partition_keys
-from service.ledger import Ledger
 from service.lineage import Position
 from service.partition import Partition
 from service.redis_store import RedisStore
@@ -347,14 +347,14 @@ class TestEvents:
             await engine.book(event.event_id, "a")
             await _all_recorded(record, redis_store)
             await valkey.flushall()
-            users = Ledger.users
+            users = EventRecord.users
 
-            async def slow(self: Ledger, event_id: int, *, count: int) -> AsyncIterator[Any]:
+            async def slow(self: EventRecord, event_id: int, *, count: int) -> AsyncIterator[Any]:
                 await self._connection.execute("SELECT pg_sleep(2.5)")
                 async for page in users(self, event_id, count=count):
                     yield page
 
-            monkeypatch.setattr(Ledger, "users", slow)
+            monkeypatch.setattr(EventRecord, "users", slow)
             async with Worker(settings) as one, Worker(settings) as other:
                 async with asyncio.timeout(6):
                     found = await asyncio.gather(
@@ -394,9 +394,9 @@ class TestEvents:
         await engine.book(event.event_id, "a")
         await _all_recorded(record, redis_store)
         await valkey.flushall()
-        users = Ledger.users
+        users = EventRecord.users
 
-        async def late(self: Ledger, event_id: int, *, count: int) -> AsyncIterator[Any]:
+        async def late(self: EventRecord, event_id: int, *, count: int) -> AsyncIterator[Any]:
             monkeypatch.undo()
             async with record.transaction():
                 await record.execute("UPDATE events SET sold = 2")
@@ -408,7 +408,7 @@ class TestEvents:
             async for page in users(self, event_id, count=count):
                 yield page
 
-        monkeypatch.setattr(Ledger, "users", late)
+        monkeypatch.setattr(EventRecord, "users", late)
         assert (await engine.event(event.event_id)).available == 4
 
     @pytest.mark.usefixtures("stores")

@@ -268,6 +268,9 @@ class TestConfirmLoss:
         assert "--apply goes on without these changes." in ended.out
         told = json.loads((await onsale("confirm-loss", "--json")).out)
         assert told["closed"][0]["lost"] == {"epoch": 1, "first": 2, "last": 9, "changes": 8}
+        command = "onsale confirm-loss --partition 0 --lost 1-2 1-9 --apply"
+        assert told["closed"][0]["apply"] == command
+        assert f"\n  {command}\n" in ended.out
         assert await record.fetchval("SELECT count(confirmed_at) FROM epochs") == 0
         ended = await onsale("confirm-loss", "--apply")
         assert ended.code == 0
@@ -287,6 +290,62 @@ class TestConfirmLoss:
         ended = await onsale("confirm-loss", "--apply")
         assert ended.code == 1
         assert "This is nothing that can be confirmed: see the runbook." in ended.out
+
+    @pytest.mark.parametrize(
+        "later", [(1, 12), (2, 3)], ids=["of the same epoch", "of a later one"]
+    )
+    async def test_no_more_is_confirmed_than_was_read(
+        self, settings: Settings, handshake: Handshake, record: Record, onsale: Onsale,
+        later: tuple[int, int],
+    ) -> None:  # fmt: skip
+        """What was lost beside it since is shown anew, with the command for all of it."""
+        await handshake.run()
+        say_answered(settings, (1, 9))
+        await handshake.run()
+        told = json.loads((await onsale("confirm-loss", "--json")).out)
+        read = told["closed"][0]["apply"].split()[1:]
+        say_answered(settings, later, slot="late")
+        await handshake.run()
+        ended = await onsale(*read)
+        assert ended.code == 1
+        assert "Nothing was confirmed: this is more than 1-2 to 1-9." in ended.out
+        ended = await onsale(*read, "--json")
+        told = json.loads(ended.out)
+        assert (ended.code, told["closed"][0]["result"]) == (1, None)
+        assert await record.fetchval("SELECT count(confirmed_at) FROM epochs") == 0
+        ended = await onsale(*told["closed"][0]["apply"].split()[1:])
+        assert ended.code == 0
+        ended = await onsale(*read)
+        assert ended.code == 0
+        assert "there is nothing to confirm" in ended.out
+
+    async def test_what_was_read_may_have_been_compared_anew(
+        self, settings: Settings, handshake: Handshake, onsale: Onsale
+    ) -> None:
+        """A start of a worker has closed for the same range again: that is still what was read."""
+        await handshake.run()
+        say_answered(settings, (1, 9))
+        await handshake.run()
+        read = "confirm-loss", "--partition", "0", "--lost", "1-2", "1-9", "--apply"
+        await handshake.run()
+        ended = await onsale(*read)
+        assert ended.code == 0
+        assert "lost: 1-2 to 1-9, 8 changes" in ended.out
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "--lost 1-2 1-9",
+            "--lost 1-2 1-9 --apply",
+            "--lost 1-2 1-9 --apply --partition 0 --partition 1",
+            "--lost 1-2 2-9 --apply --partition 0",
+            "--lost 2 9 --apply --partition 0",
+            "--lost 1-x 1-9 --apply --partition 0",
+        ],
+    )
+    async def test_a_range_that_is_none_confirms_nothing(self, onsale: Onsale, words: str) -> None:
+        """Exit 2, before anything is asked."""
+        assert (await onsale("confirm-loss", *words.split())).code == 2
 
 
 class TestRepair:
