@@ -35,16 +35,16 @@ UNAVAILABLE = (
 
 TABLES = (
     "deployment",
-    "epochs",
     "cursors",
+    "epochs",
     "journal",
     "dead_letters",
     "events",
     "bookings",
     "orphans",
 )
-"""Every table that a migration makes, in the order in which they are locked. A database may hold
-others, which are not ours to touch."""
+"""Every table that a migration makes, in the order in which they are locked: `cursors` before what
+the writer touches while it holds a cursor. A database may hold others, which are not ours."""
 
 _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""

@@ -137,7 +137,8 @@ class RecordTables(JournalView):
         done: the statements read nothing of it.
         """
         schema = await self._schema_name()
-        names = ", ".join(f"{schema}.{table}" for table in columns)
+        # In the order of all who lock them, not in that of the backup.
+        names = ", ".join(f"{schema}.{table}" for table in TABLES if table in columns)
         async with self._connection.transaction():
             await self._connection.execute(
                 f"SET LOCAL statement_timeout = '{_LONG_S}s'; SET LOCAL lock_timeout = {_LOCK_MS}"

@@ -36,7 +36,7 @@ from tests.integration.backups import (
     rewrite_manifest,
 )
 from tests.integration.conftest import confirm_loss, eventually, writing
-from tests.integration.restoring import RecordCopies, caught_up, crowding
+from tests.integration.restoring import RecordCopies, caught_up, crowding, somebody_waits
 
 META, _, OUTBOX = partition_keys(0)
 
@@ -91,6 +91,21 @@ class TestUnderARunningService:
         async with writing(settings):
             await caught_up(RecordCopies(stores), redis_store)
         assert (await booked(settings)).keys() >= crowd.booked
+        await is_sound(settings)
+
+    async def test_who_has_a_cursor_is_waited_for(
+        self, settings: Settings, event_id: int, directory: Path, record: Record
+    ) -> None:
+        """A writer that holds it and reads on is in nobody's way, and neither is thrown out."""
+        assert event_id
+        async with record.transaction():
+            await record.execute("SELECT FROM cursors FOR UPDATE")
+            restoring = asyncio.create_task(restored(settings, directory))
+            await somebody_waits(record)
+            await record.execute("SET LOCAL deadlock_timeout = '10ms'")
+            assert await record.fetchval("SELECT count(*) FROM epochs")
+            assert not restoring.done()
+        assert (await restoring).exit_code == 0
         await is_sound(settings)
 
     async def test_a_redis_that_was_wiped_is_rebuilt_from_the_backup(
