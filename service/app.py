@@ -32,10 +32,10 @@ from service.errors import PROBLEMS, Problem
 from service.exposition import Exposition
 from service.handlers import Handlers
 from service.handshakes import make_handshakes, urls_of
-from service.http1 import Http1
+from service.http1 import http1
 from service.lanes import Bounds
 from service.ledger import LedgerPool
-from service.listener import bind, inherited
+from service.listener import allow_connections, bind, inherited
 from service.metrics import Metrics, shared
 from service.partition import Partition
 from service.redis_store import RedisStore
@@ -165,7 +165,7 @@ def serve_api(settings: Settings, fd: int | None) -> None:
     config = uvicorn.Config(
         make_app(settings, metrics),
         loop="uvloop",
-        http=Http1,
+        http=http1(lambda code: metrics.problems.labels(code).inc()),
         ws="none",
         lifespan="on",
         access_log=settings.access_log,
@@ -177,6 +177,7 @@ def serve_api(settings: Settings, fd: int | None) -> None:
         timeout_graceful_shutdown=settings.drain_s,
         backlog=_BACKLOG,
     )
+    allow_connections()
     listener = inherited(fd) if fd is not None else bind(settings.host, settings.port)
     log.info("bounds of what is not on record", bounds=room.in_words(settings))
     uvicorn.Server(config).run(sockets=[listener])

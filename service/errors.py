@@ -26,17 +26,21 @@ class ProblemType:
 
 
 PROBLEMS: Mapping[str, ProblemType] = {
+    "invalid_http": ProblemType(400, "The request is not sound HTTP/1.1", "never"),
     "invalid_json": ProblemType(400, "The body is not JSON", "never"),
     "not_found": ProblemType(404, "There is nothing at this address", "never"),
     "event_not_found": ProblemType(404, "Event not found", "never"),
     "not_booked": ProblemType(404, "Booking not found", "after_change"),
     "method_not_allowed": ProblemType(405, "This address has other methods", "never"),
+    "request_timeout": ProblemType(408, "The request did not come whole in time", "same_request"),
     "body_too_large": ProblemType(413, "The body is too large", "never"),
+    "uri_too_long": ProblemType(414, "The address is too long", "never"),
     "unsupported_media_type": ProblemType(415, "The body must be application/json", "never"),
     "invalid_request": ProblemType(422, "The request is not valid", "never"),
     "idempotency_key_reused": ProblemType(
         422, "This Idempotency-Key was sent with another request", "never"
     ),
+    "head_too_large": ProblemType(431, "The headers are too large", "never"),
     "internal_error": ProblemType(500, "The service failed", "same_request"),
     "overloaded": ProblemType(503, "Too many requests are waiting", "after_delay"),
     "record_behind": ProblemType(503, "Too much is not on record yet", "after_delay"),

@@ -1,35 +1,269 @@
-"""HTTP/1.1 as this service speaks it: uvicorn's on httptools, in two points corrected.
+"""HTTP/1.1 as this service speaks it: uvicorn's on httptools, with bounds and a clock.
 
-An offered upgrade is ignored, as a server may (RFC 9110, 7.8): httptools drops the body of such a
-request (Java's client offers h2c on every first one, `curl --http2` likewise), and the connection
-then answers no more. And noise behind a whole request does not take that request's answer away: a
-400 must not be all that is heard of a booking that stands.
+Owns the bytes of a connection. What is no request never reaches the application, and is answered
+under a code of its own, in its place behind what came before it; then the connection is closed, and
+nothing that follows is read. Bounds hold for each request, however it is cut into segments: what
+the parser has not told yet is counted in segments.
 """
 
-import re
+from collections.abc import Callable
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-_OFFER = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
-_IGNORED = b"ignored"
+from service.bodies import problem_answer
+from service.errors import Problem
+from service.heads import (
+    DETAILS,
+    HEAD_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    URL_BYTES_MAX,
+    flaw,
+    header_bytes,
+)
+from service.offers import parser_behind
+from service.patience import NEVER, READ_S, Patience
+
+PIECE_BYTES = HEADER_BYTES_MAX
+"""What the parser is fed at once. Requests that a client has sent ahead wait as bytes, not parsed:
+as objects they take a hundred times the room."""
+
+_NONE, _HEAD, _BODY = range(3)
+
+
+class _RefusedError(Exception):
+    """Stops the parser; the code says why."""
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+class _Flow(FlowControl):
+    """Reads nothing more while requests wait for their turn."""
+
+    def __init__(self, http: "Http1") -> None:
+        super().__init__(http.transport)
+        self._http = http
+
+    def resume_reading(self) -> None:
+        if self.read_paused and not self._http.has_ahead:
+            super().resume_reading()
 
 
 class Http1(HttpToolsProtocol):
     """One connection."""
 
+    read_s = READ_S
+    noted: Callable[[str], None] = staticmethod(lambda _: None)
+    """Is told the code of each request that is refused here."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what uvicorn gives."""
+        super().__init__(*args, **kwargs)
+        self._part = _NONE
+        self._offered = False
+        self._refused = False
+        self._last = ""
+        self._ahead = memoryview(b"")
+        # Of the segment that is read, of those with a part of this head, and of the first of them.
+        self._segment = self._segments = self._first = 0
+
+    # The connection.
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self.flow = _Flow(self)
+        self._patience = Patience(transport, self._out_of_patience, self.loop, self.read_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._patience.end()
+        self._ahead = memoryview(b"")
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Note that the client has yet to take what was answered."""
+        self._patience.full()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on answering."""
+        self._patience.taken()
+        super().resume_writing()
+
+    @property
+    def has_ahead(self) -> bool:
+        """Whether requests wait for their turn, parsed or not."""
+        return bool(self.pipeline or self._ahead)
+
     def data_received(self, data: bytes) -> None:
-        """Pass the bytes on; a header `Upgrade` under a name that means nothing.
-
-        The same bytes in a body are no JSON, and no worse JSON under another name.
-        """
-        if b"upgrade:" in data.lower():
-            data = _OFFER.sub(_IGNORED, data)
-        super().data_received(data)
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, once nothing before it awaits an answer; then hang up."""
-        last = self.cycle
-        if last is None or last.response_complete or last.more_body:
-            super().send_400_response(msg)
+        """Read a segment, or as much of it as can be begun now."""
+        if self._refused:
+            return
+        if len(data) <= PIECE_BYTES and not self._ahead:
+            self._read(data)
         else:
-            last.keep_alive = False
+            self._ahead = memoryview(bytes(self._ahead) + data if self._ahead else data)
+            self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        while self._ahead and not self.pipeline and not self._refused:
+            piece, self._ahead = self._ahead[:PIECE_BYTES], self._ahead[PIECE_BYTES:]
+            self._read(piece)
+        if self._ahead:
+            self.flow.pause_reading()
+
+    def _read(self, data: bytes | memoryview) -> None:
+        self._segment = len(data)
+        self._segments += self._segment
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._read_behind(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            stopped = error.__context__
+            self._refuse(stopped.code if isinstance(stopped, _RefusedError) else "invalid_http")
+            return
+        if self._segments - self._first > HEAD_BYTES_MAX:
+            self._refuse("head_too_large")
+        elif not self._patience.until:
+            self._patience.begin(self.read_s)
+
+    def _read_behind(self, data: bytes | memoryview) -> None:
+        """Read what follows a head that offers an upgrade, and behind each that follows it."""
+        while True:
+            self._offered = False
+            self.parser = parser_behind(self, self.cycle.scope["headers"])
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                data = data[upgrade.args[0] :]
+            else:
+                return
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        """Begin a request; when it must be there is settled once the segment is read."""
+        self._part = _HEAD
+        self._patience.until = 0.0
+        self._segments = self._first = self._segment
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the address."""
+        super().on_url(url)
+        if len(self.url) > URL_BYTES_MAX:
+            raise _RefusedError("uri_too_long")
+
+    def on_headers_complete(self) -> None:
+        """Judge the head before the application is told of it."""
+        parser, headers = self.parser, self.headers
+        code = flaw(parser.get_method(), parser.get_http_version(), headers)
+        if not code and self._segments > HEADER_BYTES_MAX:
+            code = "head_too_large" if header_bytes(headers) > HEADER_BYTES_MAX else ""
+        if code:
+            raise _RefusedError(code)
+        super().on_headers_complete()
+        self._part = _BODY
+        self._offered = parser.should_upgrade()
+        # What stands behind the body is read and forgotten: it is no header (RFC 9110, 6.5.1).
+        self.headers = []
+
+    def on_chunk_header(self) -> None:
+        """Note that the body goes on."""
+        self._segments = self._first = self._segment
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._segments = self._first
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End a request: from now on it is the service that is waited for."""
+        if self._offered:
+            return  # the parser believes that what follows is another protocol
+        self._part = _NONE
+        self._patience.until = NEVER
+        super().on_message_complete()
+
+    # What becomes of a request.
+
+    def on_response_complete(self) -> None:
+        """Go on with what was sent ahead, or wait for the next request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+            if cycle.more_body:
+                self._patience.begin(self.read_s)  # while it waited, nothing of it was read
+        elif self._last:
+            self._hang_up(self._last)
+            return
+        else:  # a request of which a part is there has its whole time from here on
+            self._patience.begin(self.timeout_keep_alive if self._part == _NONE else self.read_s)
+        if not self.pipeline:
+            if self._ahead:
+                self._read_ahead()
+            self.flow.resume_reading()
+
+    def _out_of_patience(self) -> None:
+        if self._part == _NONE:
+            self.transport.close()
+        elif self.pipeline or (self._part == _HEAD and self._owes):
+            self._patience.begin(self.read_s)  # whoever waits for the service is not late
+        else:
+            self._refuse("request_timeout")
+
+    @property
+    def _owes(self) -> bool:
+        """Whether an answer is due to the request whose head came last."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, code: str) -> None:
+        """Answer with a problem in its turn, close, and read nothing more."""
+        self._refused = True
+        self._ahead = memoryview(b"")
+        self._patience.until = NEVER
+        others_wait = self._owes
+        if self._part == _BODY and self.pipeline:
+            self.pipeline.popleft()  # it waits for its turn, and will not have it
+        elif self._part == _BODY:
+            if self.cycle.response_started:
+                self.transport.close()  # it has its answer
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            others_wait = False
+        if others_wait:
+            self._last = code
+        else:
+            self._hang_up(code)
+
+    def _encoded(self, code: str) -> bytes:
+        detail = DETAILS.get(code, "")
+        answer = problem_answer(Problem(code, detail), {"Connection": "close"})
+        headers = [*self.server_state.default_headers, *answer.raw_headers]
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        is_head = self._part == _HEAD and self.url and self.parser.get_method() == b"HEAD"
+        body = b"" if is_head else bytes(answer.body)
+        return b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", body))
+
+    def _hang_up(self, code: str) -> None:
+        self.noted(code)
+        if self.access_log:
+            client = ":".join(map(str, self.client or ()))
+            self.access_logger.info("%s - refused: %s", client, code)
+        self.transport.write(self._encoded(code))
+        self.transport.close()
+
+
+def http1(noted: Callable[[str], None]) -> type[Http1]:
+    """Return the protocol; `noted` is told the code of each request that it refuses."""
+    return type("Http1", (Http1,), {"noted": staticmethod(noted)})

@@ -5,6 +5,7 @@ Connections wait in its backlog while no worker accepts, at the start and betwee
 
 import errno
 import os
+import resource
 import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -45,6 +46,15 @@ def inherited(descriptor: int) -> socket.socket:
     except OSError as error:
         msg = f"--fd {descriptor} is no socket that was inherited: {error.strerror}"
         raise AddressError(msg) from None
+
+
+def allow_connections() -> None:
+    """Let this process hold as many connections as the system lets it: the usual 1,024 are few.
+
+    Who is beyond the limit is hung up on, whoever it is.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def http_url(listener: socket.socket) -> str:

@@ -19,7 +19,6 @@ Format = Literal["auto", "json", "console"]
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/?#@]*):[^\s@]+@")
 _PASSWORD_IN_QUERY = re.compile(r"(?i)\b((?:ssl)?password=)[^\s&'\"]+")
 _FIRST = ("timestamp", "level", "logger", "event")
-_HTTP_NOISE = "Invalid HTTP request received."
 
 
 def without_passwords(text: str) -> str:
@@ -41,13 +40,10 @@ def route() -> None:
     )
 
 
-def configure(
-    *, level: str = "info", format_: Format = "auto", role: str = "", per_request: bool = False
-) -> None:
+def configure(*, level: str = "info", format_: Format = "auto", role: str = "") -> None:
     """Log to stderr from `level` on; `auto` is for a person on a terminal and JSON elsewhere.
 
-    `role` names this process in each line of JSON. `per_request` lets lines pass that a stranger
-    can cause one by one.
+    `role` names this process in each line of JSON.
     """
     route()
     as_json = format_ == "json" or (format_ == "auto" and not sys.stderr.isatty())
@@ -61,8 +57,6 @@ def configure(
             ],
         )
     )
-    if not per_request:
-        handler.addFilter(lambda record: record.msg != _HTTP_NOISE)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

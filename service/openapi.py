@@ -22,6 +22,9 @@ _ANSWERS = (
     models.Health,
 )
 _Model = type[BaseModel]
+_ANY = ("invalid_http", "request_timeout", "uri_too_long", "head_too_large")
+"""What may befall every request, whatever it asks for."""
+
 _BODY = ("invalid_json", "body_too_large", "unsupported_media_type", "invalid_request")
 _STORES = ("overloaded", "unavailable", "closed")
 _UNSURE = (*_STORES, "record_behind", "outcome_unknown")
@@ -88,6 +91,7 @@ def document() -> dict[str, Any]:
                 " sold out, booking joins its waiting list, and a cancellation promotes the first"
                 " who waits in the same step. Booking and cancelling are idempotent by event and"
                 " user, so a request whose outcome is not known may be sent again as it was."
+                ' Numbers are written as integers: neither `1.0` nor `"1"` is taken for 1.'
                 " Every answer about a booking names its `durability`; where the record was waited"
                 " for and not reached in time it is 202 `pending`, and promises nothing yet."
             ),
@@ -204,7 +208,7 @@ def _operation(
         if headers:
             responses[str(status)]["headers"] = headers
     codes: dict[int, list[str]] = {}
-    for code in problems:
+    for code in (*problems, *_ANY):
         codes.setdefault(PROBLEMS[code].status, []).append(code)
     for status, names in sorted(codes.items()):
         responses[str(status)] = _problem_response(status, names)

@@ -50,7 +50,6 @@ def log_to_stderr(settings: "Settings", command: str) -> None:
         level=settings.log_level,
         format_=settings.log_format,
         role=settings.role or command,
-        per_request=settings.access_log,
     )
 
 

@@ -1,8 +1,10 @@
 """HTTP/1.1 by hand: bytes as a test wrote them, and answers read one by one."""
 
 import json
+import select
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -64,8 +66,21 @@ class Connection:
         except (BrokenPipeError, ConnectionResetError):
             return
 
-    def answer(self, method: str = "POST") -> Answer:
-        """Read one answer to a request with this method. Raises EOFError where none comes."""
+    def send_as_much_as_is_taken(self, data: bytes, *, still_s: float = 0.05) -> None:
+        """Send until the other side, and the system for it, takes no more for a moment."""
+        view = memoryview(data)
+        while view and select.select([], [self._socket], [], still_s)[1]:
+            view = view[self._socket.send(view[: 64 << 10], socket.MSG_DONTWAIT) :]
+
+    def has_something(self, within_s: float) -> bool:
+        """Whether there is something to read, or the end, now or soon."""
+        return bool(select.select([self._socket], [], [], within_s)[0])
+
+    def answer(self, method: str = "POST", *, pause_s: float = 0.0) -> Answer:
+        """Read one answer to a request with this method. Raises EOFError where none comes.
+
+        With a pause the body is read in parts of 256 KiB, and a pause made before each.
+        """
         words = self._line().split(b" ", 2)
         headers: dict[str, str] = {}
         while line := self._line():
@@ -75,7 +90,7 @@ class Connection:
         if status < 200 or method == "HEAD":
             return Answer(status, headers, b"")
         length = int(headers["content-length"])
-        body = self._file.read(length)
+        body = b"".join(self._parts(length, pause_s))
         assert len(body) == length
         return Answer(status, headers, body)
 
@@ -102,6 +117,12 @@ class Connection:
     def serves(self) -> bool:
         """Whether another request on this connection is answered."""
         return self.ask(request("GET", "/livez"), "GET").status == 200
+
+    def _parts(self, length: int, pause_s: float) -> Iterator[bytes]:
+        part = 256 << 10 if pause_s else length
+        for begin in range(0, length, part or 1):
+            time.sleep(pause_s)
+            yield self._file.read(min(part, length - begin))
 
     def _line(self) -> bytes:
         line = self._file.readline()

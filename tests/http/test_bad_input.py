@@ -234,7 +234,7 @@ EVENT_PATHS = {
     "9007199254740992": "event_not_found",
     "9223372036854775808": "event_not_found",
     "9" * 23: "event_not_found",
-    "9" * 5000: "event_not_found",
+    "9" * 2000: "event_not_found",
     "a" * 65: "event_not_found",
     "%00": "event_not_found",
     "1%00": "event_not_found",
@@ -258,7 +258,7 @@ EVENT_PATHS = {
 }
 USER_PATHS = {
     "a" * 65: "not_booked",
-    "a" * 5000: "not_booked",
+    "a" * 2000: "not_booked",
     "%00": "not_booked",
     "a%00": "not_booked",
     "a%0A": "not_booked",
@@ -285,50 +285,6 @@ PATHS = (
     "/docs/index.html", "/docs/%2e%2e%2fmodels.py", "/problems/", "/problems/nothing",
     "/problems/NOT_FOUND", "/problems/not_found%0A", "/%62ok", "*",
 )  # fmt: skip
-
-LENGTHS = ("-1", "+5", "1e3", "0x10", "5, 5", "", "five", "\xb2", "1.0", "9" * 23)
-FRAMINGS = {
-    "both length and chunks": request(
-        "POST", "/book", JSON, "Transfer-Encoding: chunked", body=GOOD
-    ),
-    "both chunks and length": request("POST", "/book", JSON, "Content-Length: 5")[:-2]
-    + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "two lengths": request("POST", "/book", JSON, "Content-Length: 5", body=GOOD),
-    "the same length twice": request("POST", "/book", JSON, "Content-Length: 24", body=GOOD),
-    **{
-        f"the length {value!r}": request("POST", "/book", JSON, f"Content-Length: {value}") + GOOD
-        for value in LENGTHS
-    },
-    "a length with letters around": request("POST", "/book", JSON, "Content-Length : 24") + GOOD,
-    **{
-        f"the encoding {value!r}": request("POST", "/book", JSON, f"Transfer-Encoding: {value}")
-        + b"18\r\n%b\r\n0\r\n\r\n" % GOOD
-        for value in ("gzip", "identity", "xchunked", "chunked, gzip", "chunked;q=1")
-    },
-    **{
-        f"the chunk size {size!r}": request("POST", "/book", JSON, "Transfer-Encoding: chunked")
-        + b"%b\r\n%b\r\n0\r\n\r\n" % (size, GOOD)
-        for size in (b"zz", b"-1", b"0x18", b"", b"f" * 18)
-    },
-    "a chunk longer than its size": request("POST", "/book", JSON, "Transfer-Encoding: chunked")
-    + b"5\r\n%b\r\n0\r\n\r\n" % GOOD,
-    "NUL in a header": request("POST", "/book", JSON, "X-A: a\x00b", body=GOOD),
-    "a folded header": request("POST", "/book", JSON, "X-A: a\r\n b", body=GOOD),
-    "a space before the colon": request("POST", "/book", JSON, "X-A : a", body=GOOD),
-    "a header without a colon": request("POST", "/book", JSON, "X-A", body=GOOD),
-    "no carriage returns": request("POST", "/book", JSON, body=GOOD).replace(b"\r\n", b"\n"),
-    "a method that nobody knows": request("BOOK", "/book", JSON, body=GOOD),
-    "a method in lower case": request("post", "/book", JSON, body=GOOD),
-    "a tunnel": request("CONNECT", "evil.example:80"),
-    "a path without a slash": request("POST", "book", JSON, body=GOOD),
-    "a path with a space": request("POST", "/bo ok", JSON, body=GOOD),
-    "a path beyond ASCII": request("POST", "/book/\xe9", JSON, body=GOOD),
-    "a path of 100 KB": request("POST", "/book" * 20_000, JSON, body=GOOD),
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "HTTP/3.7": request("POST", "/book", JSON, body=GOOD).replace(b"/1.1", b"/3.7"),
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)),
-    "noise": bytes(range(128, 256)) * 4,
-}
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -534,16 +490,6 @@ def test_head_of_a_post_is_405_without_a_body(raw: Connection, path: str) -> Non
     answer = raw.ask(request("HEAD", path), "HEAD")
     assert (answer.status, answer.headers["allow"]) == (405, "POST")
     assert raw.serves()
-
-
-@pytest.mark.parametrize("data", FRAMINGS.values(), ids=FRAMINGS)
-def test_what_is_no_http_is_400_and_closed(raw: Connection, data: bytes) -> None:
-    """Where one request ends is never guessed: httptools refuses, in plain text, and hangs up."""
-    raw.send_until_refused(data)
-    answer = raw.answer()
-    assert (answer.status, answer.headers["connection"]) == (400, "close")
-    assert answer.body == b"Invalid HTTP request received."
-    assert raw.is_closed()
 
 
 @pytest.mark.parametrize("path", POSTS)

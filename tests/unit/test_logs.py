@@ -101,17 +101,6 @@ def test_no_line_holds_a_password(written: Written, text: str, format_: logs.For
     assert "s3cret" not in output
 
 
-def test_strangers_cannot_fill_the_log(lines: Lines) -> None:
-    """What is no HTTP is worth a line only to somebody who asked for a line per request."""
-    noise = "Invalid HTTP request received."
-    logs.configure()
-    logging.getLogger("uvicorn.error").warning(noise)
-    assert lines() == []
-    logs.configure(per_request=True)
-    logging.getLogger("uvicorn.error").warning(noise)
-    assert [line["event"] for line in lines()] == [noise]
-
-
 def test_the_level_is_a_bound(lines: Lines) -> None:
     """From this level on, and nothing below."""
     logs.configure(level="warning")
