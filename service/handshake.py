@@ -177,7 +177,10 @@ class Handshake:
         ):
             return Opened(meta.epoch, "adopted")
         # Of a record that went back the verdict is another life's: it is compared, not resumed.
-        if meta and meta.recorded <= after and (epoch := died_between(meta, lineage)):
+        # So is what a Redis says that went back into a handshake which was finished since: the
+        # epoch has changes, and must not begin a second time.
+        known = max(after, seen, *answered, NOWHERE).epoch
+        if meta and meta.recorded <= after and (epoch := died_between(meta, lineage, known)):
             finished = await self._resume(ledger, meta, epoch)
             # An order, and the judgement of a late H, come after what was under way.
             return finished if order is None and not lost else None
