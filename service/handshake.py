@@ -142,6 +142,8 @@ class Handshake:
             raise HandshakeImpossible(str(error)) from error
         answered = await self._answered()
         meta = await self._redis.meta(self.partition)
+        # What was answered here in another epoch, the record alone can hold against this one.
+        adopt = adopt and meta is not None and seen.epoch in (NOWHERE.epoch, meta.epoch)
         if adopt and meta and await self._serves(meta, max(seen, *answered, NOWHERE)):
             return Opened(meta.epoch, "adopted")
         msg = f"this Redis has to be compared with PostgreSQL, which cannot be reached: {why}"

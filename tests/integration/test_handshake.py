@@ -388,6 +388,17 @@ class TestAdoption:
         assert await handshake.run() == Opened(1)
         assert await _without_postgresql(redis_store).run() == Opened(1)
 
+    async def test_without_postgresql_an_epoch_is_not_changed(
+        self, redis_store: RedisStore, handshake: Handshake, valkey: Client
+    ) -> None:
+        """What a worker answered before it, the record alone can hold against the newer one."""
+        assert await handshake.run() == Opened(1)
+        await valkey.script_flush()
+        assert await handshake.run() == Opened(2)
+        assert await _without_postgresql(redis_store).run(Position(2, 2)) == Opened(2)
+        with pytest.raises(HandshakeImpossible, match="PostgreSQL"):
+            await _without_postgresql(redis_store).run(Position(1, 1))
+
     async def test_without_postgresql_a_restarted_redis_waits(
         self, redis_store: RedisStore, handshake: Handshake, valkey: Client
     ) -> None:
