@@ -27,7 +27,7 @@ local meta_key, calls_key, outbox_key = KEYS[1], KEYS[2], KEYS[3]
 local next, epoch, beginning, predecessor, recorded_epoch, recorded, frozen =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
-local meta = redis.call('HMGET', meta_key, 'open', 'next')
+local meta = redis.call('HMGET', meta_key, 'open', 'next', 'newest_event')
 if meta[1] ~= '0' or meta[2] ~= next then
   return { 'CHANGED' }
 end
@@ -40,6 +40,9 @@ redis.call('DEL', calls_key)
 redis.call('HSET', meta_key, 'epoch', epoch, 'seq', seq, 'recorded_epoch', recorded_epoch,
   'recorded', recorded, 'open', '1')
 redis.call('HDEL', meta_key, 'next', 'loading', 'reason', 'frozen')
+if meta[3] then
+  redis.call('HSET', meta_key, 'used_events', meta[3])
+end
 if frozen ~= '' then
   redis.call('HSET', meta_key, 'frozen', frozen)
 end

@@ -26,7 +26,8 @@
 -- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, created_at
 --   OPENED         seq of the opening, its time in microseconds
 --   RECORD_BEHIND  0, 0; too many changes are not on record
---   EXISTS         0, 0; Redis knows this id, or is loading it: the caller draws another
+--   EXISTS         0, 0; Redis knows this id, or is loading it, or it is not above all that were
+--                  opened before this epoch, of which Redis may know no more: the caller draws another
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
 -- @include fence
 -- @include numbered
@@ -46,18 +47,25 @@ if again then
   return again
 end
 
+-- A record that was put back draws ids again. Of those that were opened in this epoch Redis still
+-- holds the events; a rebuild has emptied it of the older ones, and so they have a bound.
+local ids = redis.call('HMGET', meta_key, 'newest_event', 'used_events')
+local newest, used = tonumber(ids[1] or '0'), tonumber(ids[2] or '0')
+
 local reply, changes, opened, taken = { 'OK', EPOCH, '', now, '-' }, {}, {}, {}
 for at = 7 + event_count, #ARGV, 4 do
   local place = tonumber(ARGV[at])
   local capacity, name, details = ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local event_key = KEYS[4 + 4 * (place - 1)]
   local outcome, change_seq, created_at = '', '0', '0'
-  if taken[event_key] or redis.call('EXISTS', event_key) == 1 then
+  local id = tonumber(ARGV[6 + place])
+  if taken[event_key] or id <= used or redis.call('EXISTS', event_key) == 1 then
     outcome = 'EXISTS'
   elseif seq - recorded >= unrecorded_max then
     outcome = 'RECORD_BEHIND'
   else
     taken[event_key] = true
+    newest = math.max(newest, id)
     seq = seq + 1
     outcome, change_seq, created_at = 'OPENED', text(seq), now
     opened[#opened + 1] = { event_key, capacity, name }
@@ -71,7 +79,7 @@ reply[3] = text(seq)
 
 if #changes > 0 then
   append(outbox_key, now, changes, seq, awaited)
-  redis.call('HSET', meta_key, 'seq', text(seq))
+  redis.call('HSET', meta_key, 'seq', text(seq), 'newest_event', text(newest))
   for _, event in ipairs(opened) do
     redis.call('HSET', event[1], 'capacity', event[2], 'available', event[2], 'waiting', '0',
       'next_turn', '1', 'name', event[3], 'created_at', now, 'updated_at', now)

@@ -142,6 +142,8 @@ class Handshake:
             raise HandshakeImpossible(str(error)) from error
         answered = await self._answered()
         meta = await self._redis.meta(self.partition)
+        # What was answered here in another epoch, the record alone can hold against this one.
+        adopt = adopt and meta is not None and seen.epoch in (NOWHERE.epoch, meta.epoch)
         if adopt and meta and await self._serves(meta, max(seen, *answered, NOWHERE)):
             return Opened(meta.epoch, "adopted")
         msg = f"this Redis has to be compared with PostgreSQL, which cannot be reached: {why}"
@@ -177,7 +179,10 @@ class Handshake:
         ):
             return Opened(meta.epoch, "adopted")
         # Of a record that went back the verdict is another life's: it is compared, not resumed.
-        if meta and meta.recorded <= after and (epoch := died_between(meta, lineage)):
+        # So is what a Redis says that went back into a handshake which was finished since: the
+        # epoch has changes, and must not begin a second time.
+        known = max(after, seen, *answered, NOWHERE).epoch
+        if meta and meta.recorded <= after and (epoch := died_between(meta, lineage, known)):
             finished = await self._resume(ledger, meta, epoch)
             # An order, and the judgement of a late H, come after what was under way.
             return finished if order is None and not lost else None

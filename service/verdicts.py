@@ -31,11 +31,16 @@ def promised_epoch(next_: str) -> int:
     return int(next_.split(" ", 1)[0]) if next_ else 0
 
 
-def died_between(meta: Meta, lineage: Lineage) -> Epoch | None:
-    """Return the epoch of an attempt that put its verdict on record and did not open."""
+def died_between(meta: Meta, lineage: Lineage, known: int) -> Epoch | None:
+    """Return the epoch of an attempt that put its verdict on record and did not open.
+
+    `known` is the newest epoch of which anybody has seen a change: that one was opened.
+    """
     promised = promised_epoch(meta.next)
     newest = lineage.newest
     if meta.open or newest is None or newest.epoch != promised or meta.epoch >= promised:
+        return None
+    if known >= promised:
         return None
     return newest
 

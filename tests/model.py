@@ -81,17 +81,25 @@ class PartitionModel:
         """`seq` is that of the last change before the first of these."""
         self.seq = seq
         self.recorded = 0
+        self.newest = 0
+        self.used = 0
         self.events: dict[int, Event] = {}
         self.frozen: set[int] = set()
         self.changes: list[Change] = []
 
+    def begin_epoch(self) -> None:
+        """Begin an epoch: ids up to the greatest that was opened are used up."""
+        self.seq += 1
+        self.used = self.newest
+
     def open(self, event_id: int, capacity: int, most: int = UNBOUNDED) -> Answer:
-        """Open an event, unless there is one with this id; `most` changes may be unrecorded."""
-        if event_id in self.events:
+        """Open an event, unless its id is taken or used up; `most` changes may be unrecorded."""
+        if event_id in self.events or event_id <= self.used:
             return Answer("EXISTS", 0, 0)
         if self._behind(most):
             return Answer("RECORD_BEHIND", 0, 0)
         self.events[event_id] = Event(capacity)
+        self.newest = max(self.newest, event_id)
         return Answer("OPENED", self._change("opened", event_id, None), 0)
 
     def book(self, event_id: int, user: str, keyed: str = "", *, most: int = UNBOUNDED) -> Answer:

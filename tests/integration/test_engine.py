@@ -13,8 +13,10 @@ from service.engine import Engine
 from service.errors import Problem
 from service.event_record import EventRecord
 from service.handshake import Handshake, Opened
+from service.handshakes import make_handshakes
 from service.keys import event_keys, partition_keys
 from service.lineage import Position
+from service.orders import Order
 from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -307,6 +309,19 @@ class TestEvents:
         second = await engine.initialize("Second", 2)
         assert second.event_id == first.event_id + 1
         assert (await engine.event(first.event_id)).name == "First"
+
+    @pytest.mark.usefixtures("writer")
+    async def test_an_id_of_before_a_rebuild_is_drawn_again(
+        self, settings: Settings, engine: Engine, redis_store: RedisStore, record: Record
+    ) -> None:
+        """Redis holds no event then, and a record whose sequence went back draws its id anew."""
+        first = await engine.initialize("First", 1)
+        await _all_recorded(record, redis_store)
+        rebuild = Order("a test", "rebuild")
+        await make_handshakes(settings, redis_store, "test")[0].run(order=rebuild)
+        await record.execute("DELETE FROM events")
+        await record.execute("ALTER SEQUENCE events_id_seq RESTART WITH 1")
+        assert (await engine.initialize("Second", 2)).event_id == first.event_id + 1
 
     @pytest.mark.usefixtures("writer")
     async def test_a_crowd_that_misses_an_event_loads_it_once(

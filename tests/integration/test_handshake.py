@@ -388,6 +388,17 @@ class TestAdoption:
         assert await handshake.run() == Opened(1)
         assert await _without_postgresql(redis_store).run() == Opened(1)
 
+    async def test_without_postgresql_an_epoch_is_not_changed(
+        self, redis_store: RedisStore, handshake: Handshake, valkey: Client
+    ) -> None:
+        """What a worker answered before it, the record alone can hold against the newer one."""
+        assert await handshake.run() == Opened(1)
+        await valkey.script_flush()
+        assert await handshake.run() == Opened(2)
+        assert await _without_postgresql(redis_store).run(Position(2, 2)) == Opened(2)
+        with pytest.raises(HandshakeImpossible, match="PostgreSQL"):
+            await _without_postgresql(redis_store).run(Position(1, 1))
+
     async def test_without_postgresql_a_restarted_redis_waits(
         self, redis_store: RedisStore, handshake: Handshake, valkey: Client
     ) -> None:
@@ -459,6 +470,37 @@ class TestDeath:
         assert len(await epochs(record)) == 2
         assert await make_handshakes(settings, redis_store, "next")[0].run() == Opened(2)
         assert await epochs(record) == [(1, "begin", 0, 0), (2, "continue", 10, 1)]
+
+    async def test_a_handshake_that_was_finished_since_is_not_resumed(
+        self,
+        settings: Settings,
+        engine: Engine,
+        record: Record,
+        redis_store: RedisStore,
+        valkey: Client,
+        copies: Copies,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A Redis put back into it begins no epoch a second time: it is compared, and rebuilt."""
+        async with writing(settings):
+            event_id = await sell(engine)
+            await all_recorded(record, redis_store)
+            with monkeypatch.context() as patched:
+                patched.setattr(redis_store, "load_scripts", _dying(redis_store.load_scripts))
+                await valkey.script_flush()
+                with pytest.raises(Died):
+                    await make_handshakes(settings, redis_store, "dying")[0].run()
+            await copies.take()
+            assert await make_handshakes(settings, redis_store, "next")[0].run() == Opened(2)
+            ninth = await engine.book(event_id, "9")
+            await all_recorded(record, redis_store)
+            await copies.restore()
+            await valkey.script_flush()
+            opened = await make_handshakes(settings, redis_store, "after")[0].run()
+            assert isinstance(opened, Opened)
+            assert (opened.epoch, opened.how, opened.at) == (3, "rebuild", ninth.at)
+            again = await engine.book(event_id, "9")
+            assert (again.new, again.at.seq, again.position) == (False, ninth.at.seq, 6)
 
     async def test_a_frozen_attempt_wakes_up_to_do_nothing(
         self,

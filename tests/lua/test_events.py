@@ -51,6 +51,28 @@ def test_one_id_twice_in_a_call_is_opened_once(partition: Partition) -> None:
     assert partition.meta()["seq"] == "2"
 
 
+def test_an_id_of_before_a_rebuild_is_refused(partition: Partition) -> None:
+    """A record that was put back draws it again, when Redis does not know the event any more."""
+    partition.open_events((3, 9, "Name", "{}"), (7, 9, "Name", "{}"))
+    for event_id in (3, 7):
+        partition.client.unlink(*event_keys(partition.number, event_id))
+    partition.open(2)
+    reply = partition.open_events((7, 9, "Other", "{}"), (5, 9, "Other", "{}"), (8, 9, "New", "{}"))
+    assert outcomes(reply) == ["EXISTS", "EXISTS", "OPENED"]
+    assert (partition.event(7), partition.event(5)) == ({}, {})
+
+
+def test_ids_need_not_be_opened_in_order_within_an_epoch(partition: Partition) -> None:
+    """Two workers draw one after the other, and open the other way round."""
+    assert outcomes(partition.open_events((8, 9, "Later", "{}"))) == ["OPENED"]
+    assert outcomes(partition.open_events((7, 9, "Earlier", "{}"))) == ["OPENED"]
+    partition.open(2)
+    assert outcomes(partition.open_events((9, 9, "New", "{}"), (8, 9, "Old", "{}"))) == [
+        "OPENED",
+        "EXISTS",
+    ]
+
+
 def test_openings_that_are_refused_write_no_entry(partition: Partition) -> None:
     """But the call is remembered."""
     partition.sell(1, capacity=1)

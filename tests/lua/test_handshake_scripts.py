@@ -146,6 +146,8 @@ def test_begin_epoch_opens(closed: Partition) -> None:
         "recorded_epoch": "1",
         "recorded": "3",
         "open": "1",
+        "newest_event": "1",
+        "used_events": "1",
     }
     assert closed.calls() == {}
     change = closed.entries()[-1].changes[0]
@@ -156,11 +158,11 @@ def test_begin_epoch_opens(closed: Partition) -> None:
 
 
 def test_begin_epoch_clears_what_a_rebuild_and_a_closing_left(closed: Partition) -> None:
-    """`loading`, `reason` and `next` are gone; `archived` stays."""
+    """`loading`, `reason` and `next` are gone; `archived` and the ids' bounds stay."""
     closed.client.hset(closed.keys.meta, mapping={"loading": "1", "reason": "why", "archived": "3"})
     closed.begin_epoch(MINE, 2, 4, 1, (1, 4))
     left = {"epoch", "seq", "recorded_epoch", "recorded", "open", "archived"}
-    assert closed.meta().keys() == left
+    assert closed.meta().keys() == left | {"newest_event", "used_events"}
 
 
 def test_a_new_epoch_goes_on_where_the_old_one_ended(closed: Partition) -> None:

@@ -79,7 +79,7 @@ class ScriptsAgainstModel(RuleBasedStateMachine):
         room=rooms,
     )
     def open_events(self, wanted: list[tuple[int, int]], room: int = UNBOUNDED) -> None:
-        """An id that is known already, or twice in the call, is refused."""
+        """An id that is known already, twice in the call, or used up is refused."""
         most = self._most(room)
         asked = ((e, c, "Name", '{"a": 1}') for e, c in wanted)
         reply = self.partition.open_events(*asked, unrecorded_max=most)
@@ -180,7 +180,7 @@ class ScriptsAgainstModel(RuleBasedStateMachine):
         assert partition.stored() == before
         thawed = self.model.frozen - freeze
         partition.open(partition.epoch + 1, frozen=freeze, thawed=thawed)
-        self.model.seq += 1
+        self.model.begin_epoch()
         self.model.frozen = freeze
         for event_id in thawed:
             self.model.events.pop(event_id, None)

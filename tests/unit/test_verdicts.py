@@ -59,23 +59,25 @@ def test_a_comparison_comes_to_one_verdict(
 
 
 @pytest.mark.parametrize(
-    ("found", "lineage", "epoch"),
+    ("found", "lineage", "known", "epoch"),
     [
-        (meta(1, "2 token"), TWO, 2),
-        (meta(0, "1 token"), ONE, 1),
-        (meta(1, "2 token", is_open=True), TWO, None),
-        (meta(1, ""), TWO, None),
-        (meta(1, "3 token"), TWO, None),
-        (meta(1, "2 token"), ONE, None),
-        (meta(2, "2 token"), TWO, None),
-        (meta(1, "2 token"), Lineage(), None),
+        (meta(1, "2 token"), TWO, 1, 2),
+        (meta(0, "1 token"), ONE, 0, 1),
+        (meta(1, "2 token"), TWO, 2, None),
+        (meta(0, "1 token"), ONE, 1, None),
+        (meta(1, "2 token", is_open=True), TWO, 1, None),
+        (meta(1, ""), TWO, 1, None),
+        (meta(1, "3 token"), TWO, 1, None),
+        (meta(1, "2 token"), ONE, 1, None),
+        (meta(2, "2 token"), TWO, 1, None),
+        (meta(1, "2 token"), Lineage(), 1, None),
     ],
 )
 def test_an_attempt_died_between_the_stores_or_not(
-    found: Meta, lineage: Lineage, epoch: int | None
+    found: Meta, lineage: Lineage, known: int, epoch: int | None
 ) -> None:
-    """Closed, older than `next`, and the epoch of `next` is the newest on record."""
-    died = died_between(found, lineage)
+    """Closed, older than `next`, the epoch of `next` is the newest on record and has no change."""
+    died = died_between(found, lineage, known)
     assert (died and died.epoch) == epoch
 
 
