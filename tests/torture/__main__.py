@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.torture import faults, report, scores, versions
+from tests.torture.report import Line
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code or short:
         return 1
     if options.full and not options.faults:
-        PAGE.write_text(_written(PAGE.read_text(), report.table(found), took_s))
+        PAGE.write_text(_written(PAGE.read_text(), found, took_s))
         print(f"written: {PAGE.relative_to(ROOT)}")
     return 0
 
@@ -65,9 +66,14 @@ def _pytest(jobs: int) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def _written(page: str, table: str, took_s: float) -> str:
-    """Return the page with the new table, and on what it was made."""
-    for name, text in (("faults", table), ("versions", versions.described(took_s))):
+def _written(page: str, found: Mapping[str, Line], took_s: float) -> str:
+    """Return the page with the new tables, and on what they were made."""
+    tables = {
+        "faults": report.table(found),
+        "controls": report.controls(found),
+        "versions": versions.described(took_s),
+    }
+    for name, text in tables.items():
         before, begins, rest = page.partition(f"<!-- {name} -->\n")
         _, ends, after = rest.partition(f"<!-- /{name} -->")
         if not begins or not ends:

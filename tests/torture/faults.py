@@ -61,6 +61,16 @@ FAULTS = {
             control="29 broken scripts (`tests/lua/test_stateful.py`)",
         ),
         Fault(
+            "simulation",
+            "simulated worlds: kills and freezes between any two awaits, stores that crash, are"
+            " wiped or come back older, messages lost and late",
+            "the real engine, handshake and writer over simulated stores, network and clock",
+            each=500,
+            full=10_000,
+            brief=1_000,
+            control="12 broken variants of the protocol",
+        ),
+        Fault(
             "bytes_at_random",
             "any bytes at the HTTP parser, cut anywhere",
             "sound requests of which some bytes are not as they were; the same bytes in one piece",

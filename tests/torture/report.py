@@ -9,6 +9,8 @@ from tests.torture.scores import Score
 
 _HEAD = ("fault", "workload", "runs", "seeds", "operations", "wrong", "recovery", "control")
 
+_CHARS_MAX = 200
+
 
 @dataclass
 class Line:
@@ -19,14 +21,12 @@ class Line:
     seeds: set[int] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
     measured: list[float] = field(default_factory=list)
-    controls: int = 0
-    found: int = 0
+    controls: list[Sequence[str]] = field(default_factory=list)
 
     def add(self, score: Score) -> None:
         """Count one sale in, or one control."""
         if score.control:
-            self.controls += 1
-            self.found += bool(score.wrong)
+            self.controls.append(score.wrong)
             return
         self.runs += score.runs
         self.operations += score.operations
@@ -71,7 +71,7 @@ def shortfalls(found: Mapping[str, Line], asked: Mapping[str, int]) -> list[str]
         if line.runs < count:
             says.append(f"{name}: {line.runs:,} of {count:,} runs")
         says += [f"{name}: {wrong}" for wrong in line.wrong]
-        if line.found < line.controls:
+        if not all(line.controls):
             says.append(f"{name}: the negative control found nothing")
     return says
 
@@ -93,5 +93,18 @@ def _recovery(measured: Sequence[float]) -> str:
 def _control(says: str, line: Line) -> str:
     if not line.controls:
         return says
-    verdict = "found" if line.found == line.controls else "NOT FOUND"
-    return f"{says}: {verdict}"
+    found = sum(map(bool, line.controls))
+    return f"{says}: {found} of {len(line.controls)} found"
+
+
+def controls(found: Mapping[str, Line]) -> str:
+    """Return what each negative control came to, the first thing that was wrong, in Markdown."""
+    rows = [("fault", "what was wrong without the protection"), ("---", "---")]
+    for name, line in found.items():
+        rows += [(FAULTS[name].title, brief) for brief in sorted(map(_brief, line.controls))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _brief(wrong: Sequence[str]) -> str:
+    text = " ".join(wrong[0].split()).replace("|", "\\|") if wrong else "NOTHING"
+    return text if len(text) <= _CHARS_MAX else text[: _CHARS_MAX - 1] + "…"

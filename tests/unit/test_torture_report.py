@@ -3,7 +3,7 @@
 import pytest
 
 from tests.torture import faults
-from tests.torture.report import lines, shortfalls, table
+from tests.torture.report import controls, lines, shortfalls, table
 from tests.torture.scores import Score
 
 NAME = "valkey_killed"
@@ -15,14 +15,15 @@ def test_sales_of_a_fault_are_one_line() -> None:
         [
             Score(NAME, 0, 20, 2_000, measured=[0.1, 0.2]),
             Score(NAME, 1, 20, 1_000, measured=[1.5]),
-            Score(NAME, 0, 20, 900, ["x"], control=True),
+            Score(NAME, 0, 20, 900, ["x\n | y"], control=True),
         ]
     )
     cells = table(found).splitlines()[2].split(" | ")
     assert cells[2:] == [
         *("40", "0 to 1", "3,000", "0", "0.20 s, at most 1.5 s"),
-        f"{faults.FAULTS[NAME].control}: found |",
+        f"{faults.FAULTS[NAME].control}: 1 of 1 found |",
     ]
+    assert controls(found).splitlines()[2:] == [f"| {faults.FAULTS[NAME].title} | x \\| y |"]
     assert shortfalls(found, {NAME: 40}) == []
 
 
