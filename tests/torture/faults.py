@@ -84,6 +84,15 @@ FAULTS = {
         Fault("postgresql_older", "PostgreSQL restored from a copy", POINT, 2, 20, 0),
         Fault("postgresql_of_an_older_epoch", "… that lacks epochs", POINT, 2, 20, 0),
         Fault("postgresql_cut_off", "… that the outbox does not lead on from", POINT, 1, 20, 0),
+        Fault(
+            "power_lost",
+            "power loss: files cut back to what was synced, in rewrites and with everything else",
+            SALE,
+            each=10,
+            full=50,
+            brief=10,
+            control="appendfsync everysec",
+        ),
     )
 }
 
