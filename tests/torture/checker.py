@@ -75,7 +75,7 @@ def _replay_partition(replay: Replay, partition: int, rows: Sequence[Row]) -> No
         if change.kind == "epoch_began":
             model.seq += 1
             continue
-        replay.answers[partition, change.seq] = _done(model, row)
+        replay.answers[partition, change.seq] = done(model, row)
         if model.seq < change.seq:
             answer = replay.answers[partition, change.seq]
             replay.wrong.append(f"{_named(row)}: the model says {answer.outcome}, and does nothing")
@@ -84,7 +84,7 @@ def _replay_partition(replay: Replay, partition: int, rows: Sequence[Row]) -> No
         _same(replay, model, row)
 
 
-def _done(model: PartitionModel, row: Row) -> Answer:
+def done(model: PartitionModel, row: Row) -> Answer:
     """Ask the model for what this change was asked for."""
     change = row.change
     event_id = change.event_id or 0

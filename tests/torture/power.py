@@ -8,22 +8,9 @@ synced, whether it was made, changed or removed. Invariant: nothing that was syn
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-
-_SOURCES = Path(__file__).parent / "preloads"
-
-
-def compiled(name: str, directory: Path) -> Path:
-    """Return a library to preload, made of `preloads/<name>.c`."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "the fault suite needs a C compiler, cc or gcc (on Debian: apt install gcc)"
-    library = directory / f"{name}.so"
-    words = ("-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library)
-    subprocess.run([compiler, *words, _SOURCES / f"{name}.c", "-ldl"], check=True)
-    return library
 
 
 class Power:

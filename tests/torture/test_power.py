@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import time
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import psutil
 import pytest
 import redis
 
-from service import health
 from tests.deployment import USUAL, Build, Deployment
 from tests.torture.faults import FAULTS
-from tests.torture.power import Power, compiled
-from tests.torture.sale import Sale, deployed, holds, judge, selling
+from tests.torture.power import Power
+from tests.torture.preloads import compiled
+from tests.torture.sale import Sale, deployed, holds, judge, selling, until_it_sells
 
 EVERYSEC = Build({"ONSALE_DURABILITY": "memory"}, redis_options=("--appendfsync", "everysec"))
 """A Redis that answers before the sync. The service refuses to call that `fsync`."""
@@ -77,7 +76,7 @@ def _lose_power(sale: Sale, power: Power, kind: int, *, control: bool) -> None:
         for api in deployment.apis:
             deployment.start_api(api)
     if control:
-        _confirm_what_is_lost(deployment)
+        until_it_sells(deployment)
 
 
 def _begin_rewrite(deployment: Deployment, pause_s: float) -> None:
@@ -92,12 +91,3 @@ def _kill_all(pid: int) -> None:
     children = psutil.Process(pid).children(recursive=True)
     os.killpg(pid, signal.SIGKILL)
     psutil.wait_procs(children, timeout=20)
-
-
-def _confirm_what_is_lost(deployment: Deployment) -> None:
-    """Have the sale go on where the service has found by itself that answers were lost."""
-    until = time.monotonic() + 60
-    while not (found := asyncio.run(health.ask(deployment.url, "/readyz"))).healthy:
-        assert time.monotonic() < until, found
-        if found.code == "closed":
-            deployment.onsale("confirm-loss", "--apply")
