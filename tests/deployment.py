@@ -201,6 +201,11 @@ class Deployment:
         self.servers.kill("postgresql")
         psutil.wait_procs(sessions, timeout=20)
 
+    def freeze(self, store: str, seconds: float) -> None:
+        """Have a store do nothing for so long, with all its processes."""
+        with _frozen(self.servers.pid(store)):
+            time.sleep(seconds)
+
     def copy(self, store: str) -> None:
         """Copy a store's data directory as a disk would: all of one moment, the store at work."""
         with _frozen(self.servers.pid(store)):

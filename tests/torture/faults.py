@@ -138,6 +138,33 @@ FAULTS = {
             brief=10,
             control="a worker that keeps to the difference of two clocks",
         ),
+        Fault(
+            "valkey_frozen",
+            "SIGSTOP of Valkey for 5 s",
+            f"{SALE}, and 100 requests a second beside",
+            each=4,
+            full=20,
+            brief=4,
+            control="a call that waits for its reply without end",
+        ),
+        Fault(
+            "postgresql_frozen",
+            "SIGSTOP of PostgreSQL for 5 s",
+            f"{SALE}, and 100 requests a second beside",
+            each=4,
+            full=20,
+            brief=4,
+            control="an answer that waits for the record without end",
+        ),
+        Fault(
+            "record_away",
+            "PostgreSQL away until the bounds of what is not on record",
+            f"{SALE}; 4 MiB for bookings, 1 MiB more for cancellations",
+            each=1,
+            full=2,
+            brief=1,
+            control="bookings without a bound",
+        ),
     )
 }
 

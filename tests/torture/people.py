@@ -35,12 +35,14 @@ class People:
     """Everybody at a few events. `history` holds each operation from when it was first sent.
 
     One that has no answer for `patience_s` is given up; the checker finds that it has no end.
+    `slowest_s` is the longest that a sent request took to be answered, or to be lost.
     """
 
     event_ids: Sequence[int]
     seed: int
     history: list[Operation] = field(default_factory=list)
     patience_s: float = PATIENCE_S
+    slowest_s: float = 0.0
     answered: int = 0
     stopping: bool = False
 
@@ -72,7 +74,9 @@ class People:
         until = time.monotonic() + self.patience_s
         while time.monotonic() < until:
             one.sends += 1
+            sent = time.monotonic()
             answer = await self._ask(client, one, prefer)
+            self.slowest_s = max(self.slowest_s, time.monotonic() - sent)
             is_pending = answer.body.get("status") == "pending"
             if answer.status not in (0, 503) and not is_pending:
                 one.completed = time.monotonic()
