@@ -159,7 +159,7 @@ FAULTS = {
         Fault(
             "record_away",
             "PostgreSQL away until the bounds of what is not on record",
-            f"{SALE}; 4 MiB for bookings, 1 MiB more for cancellations",
+            "24 people at 5 events; bounds of 2 MiB for bookings, 3 MiB for cancellations",
             each=1,
             full=2,
             brief=1,

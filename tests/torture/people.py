@@ -42,6 +42,7 @@ class People:
     seed: int
     history: list[Operation] = field(default_factory=list)
     patience_s: float = PATIENCE_S
+    recorded: float = RECORDED
     slowest_s: float = 0.0
     answered: int = 0
     stopping: bool = False
@@ -64,7 +65,7 @@ class People:
             user = chance.choice(shared if chance.random() < 0.15 else users)
             count += 1
             key = f"{self.seed}-{number}-{count}" if kind in ("book", "cancel") else ""
-            prefers = "durability=recorded" if chance.random() < RECORDED else ""
+            prefers = "durability=recorded" if chance.random() < self.recorded else ""
             one = Operation(kind, chance.choice(self.event_ids), user, key, time.monotonic())
             self.history.append(one)
             await self._to_the_end(client, one, prefers)
@@ -102,6 +103,7 @@ async def people_at(
     *,
     count: int = PEOPLE,
     patience_s: float = PATIENCE_S,
+    recorded: float = RECORDED,
 ) -> AsyncIterator[People]:
     """Open events with so many tickets, and have people come until the end of the block.
 
@@ -115,7 +117,7 @@ async def people_at(
             for number, capacity in enumerate(tickets)
         ]
         event_ids = [int(one.body["event"]["id"]) for one in opened]
-        people = People(event_ids, seed, patience_s=patience_s)
+        people = People(event_ids, seed, patience_s=patience_s, recorded=recorded)
         tasks = [
             asyncio.create_task(people.attend(client, number))
             for number, client in enumerate(clients)

@@ -15,7 +15,7 @@ from tests.http.conftest import LoggedRole
 from tests.torture import scores
 from tests.torture.checker import check
 from tests.torture.history import read_journal, write
-from tests.torture.people import PATIENCE_S, PEOPLE, People, people_at
+from tests.torture.people import PATIENCE_S, PEOPLE, RECORDED, People, people_at
 from tests.torture.scores import Score
 
 TICKETS = (80, 40, 20, 5, 200)
@@ -76,12 +76,13 @@ async def selling(
     *,
     people: int = PEOPLE,
     patience_s: float = PATIENCE_S,
+    recorded: float = RECORDED,
 ) -> AsyncIterator[Sale]:
     """Sell until the end of the block, and to the end of every operation."""
     chance = Random(f"{fault} {seed}")
     tickets = [max(1, int(count * chance.uniform(0.5, 1.5))) for count in TICKETS]
     async with people_at(
-        deployment.url, tickets, seed, count=people, patience_s=patience_s
+        deployment.url, tickets, seed, count=people, patience_s=patience_s, recorded=recorded
     ) as crowd:
         yield Sale(fault, seed, deployment, crowd, chance)
 
