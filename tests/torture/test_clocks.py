@@ -23,6 +23,7 @@ async def test_clocks_are_moved(template: Path, tmp_path: Path, seed: int) -> No
     holds(await _clocks_moved(tmp_path / "service", template, seed))
 
 
+@pytest.mark.torture("clocks_moved")
 async def test_control_of_clocks_moved(template: Path, tmp_path: Path) -> None:
     """Who keeps to the difference that two clocks once had is refused for a day."""
     learnt = "self._clock_ahead_us = int("

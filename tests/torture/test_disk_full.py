@@ -35,6 +35,7 @@ async def test_the_disk_of_valkey_is_full(template: Path, tmp_path: Path, seed: 
     holds(await _valkey_full(tmp_path, template, seed))
 
 
+@pytest.mark.torture("valkey_disk_full")
 async def test_control_of_valkey_disk_full(template: Path, tmp_path: Path) -> None:
     """One that answers before it syncs stays up, and has not written what it answered."""
     assert await _valkey_full(tmp_path, template, 0, EVERYSEC, control=True)
@@ -105,6 +106,7 @@ async def test_the_disk_of_postgresql_is_full(
     holds(await _postgresql_full(tmp_path, template, library, seed))
 
 
+@pytest.mark.torture("postgresql_disk_full")
 async def test_control_of_postgresql_disk_full(
     template: Path, tmp_path: Path, library: Path
 ) -> None:

@@ -39,6 +39,7 @@ async def test_file_is_cut(template: Path, tmp_path: Path, seed: int) -> None:
         holds(await judge(sale, also=wrong))
 
 
+@pytest.mark.torture("file_cut")
 async def test_control_of_file_cut(template: Path, tmp_path: Path) -> None:
     """A file whose units are taken apart is seen to be, and so is a Redis that nobody compares."""
     async with deployed(tmp_path / "sold", template) as deployment:

@@ -30,6 +30,7 @@ async def test_valkey_is_frozen(template: Path, tmp_path: Path, seed: int) -> No
     holds(await _frozen("valkey", tmp_path, template, seed))
 
 
+@pytest.mark.torture("valkey_frozen")
 async def test_control_of_valkey_frozen(template: Path, tmp_path: Path) -> None:
     """A call that waits for its reply without end keeps its people waiting."""
     bound = "timeout_s = min(timeout_s or self._attempt_timeout_s, self._attempt_timeout_s)"
@@ -43,6 +44,7 @@ async def test_postgresql_is_frozen(template: Path, tmp_path: Path, seed: int) -
     holds(await _frozen("postgresql", tmp_path, template, seed))
 
 
+@pytest.mark.torture("postgresql_frozen")
 async def test_control_of_postgresql_frozen(template: Path, tmp_path: Path) -> None:
     """An answer that waits for the record without end keeps its people waiting."""
     bound = ("service/watermark.py", "asyncio.timeout_at(deadline)", "asyncio.timeout_at(None)")

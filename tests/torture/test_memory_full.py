@@ -23,6 +23,7 @@ async def test_memory_is_full(template: Path, tmp_path: Path, seed: int) -> None
     holds(await _memory_full(tmp_path, template, seed))
 
 
+@pytest.mark.torture("memory_full")
 async def test_control_of_memory_full(template: Path, tmp_path: Path) -> None:
     """Scripts that begin with no memory left, and pass over what is refused, are found out."""
     build = without(tmp_path)

@@ -32,6 +32,7 @@ async def test_power_is_lost(template: Path, tmp_path: Path, library: Path, seed
     holds(await _power_lost(tmp_path, template, library, seed))
 
 
+@pytest.mark.torture("power_lost")
 async def test_control_of_power_lost(template: Path, tmp_path: Path, library: Path) -> None:
     """Where answers do not wait for the sync some are lost, and the checks find them."""
     assert await _power_lost(tmp_path, template, library, 0, EVERYSEC, control=True)

@@ -33,6 +33,7 @@ async def test_the_record_is_away_until_the_bounds(
     holds(await _away(tmp_path, template, seed, Build(BOUNDS)))
 
 
+@pytest.mark.torture("record_away")
 async def test_control_of_record_away(template: Path, tmp_path: Path) -> None:
     """Without the bound of bookings Redis takes more than it has room for."""
     bound = ("lua/book.lua", "elseif seq - recorded >= unrecorded_max then", "elseif false then")
