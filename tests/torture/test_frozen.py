@@ -4,13 +4,15 @@ import asyncio
 import itertools
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 import redis
 
 from tests.crowd import Client
-from tests.deployment import USUAL, Build
+from tests.deployment import USUAL, Build, Deployment
+from tests.servers import wait_until
 from tests.torture.broken import without
 from tests.torture.faults import FAULTS
 from tests.torture.sale import Sale, deployed, holds, judge, selling
@@ -63,6 +65,9 @@ async def _frozen(
 ) -> list[str]:
     wrong: list[str] = []
     async with deployed(directory, template, build) as deployment:
+        # One that begins with PostgreSQL frozen serves once it has given up on it, after 5 s.
+        serve = partial(_all_serve, deployment)
+        await asyncio.to_thread(wait_until, serve, what="all processes serve")
         async with selling(f"{store}_frozen", seed, deployment) as sale:
             for _ in range(1 if control else FAULTS[sale.fault].each):
                 await sale.some(20, 120)
@@ -70,6 +75,10 @@ async def _frozen(
         if sale.people.slowest_s > LATE_S:
             wrong.append(f"somebody was answered after {sale.people.slowest_s:.1f} s")
         return await judge(sale, control=control, also=wrong)
+
+
+def _all_serve(deployment: Deployment) -> bool:
+    return all('"event": "serving"' in api.log.read_text() for api in deployment.apis)
 
 
 async def _freeze(sale: Sale, store: str) -> list[str]:
