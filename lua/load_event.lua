@@ -54,7 +54,9 @@ local function begin(recorded)
   if archived and tonumber(archived) > tonumber(recorded) then
     return 'STALE'
   end
-  if held[2] and held[2] ~= token and tonumber(now) - tonumber(held[3]) < abandoned_after_us then
+  -- Less than no time: the clock was set back since, by nobody knows how much.
+  local silent_us = tonumber(now) - tonumber(held[3] or now)
+  if held[2] and held[2] ~= token and silent_us >= 0 and silent_us < abandoned_after_us then
     return 'BUSY'
   end
   redis.call('UNLINK', event_key, users_key, waiting_list_key, gaps_key)

@@ -105,11 +105,14 @@ class Partition:
                     if (accepted := self._accept(serving, reply)) is None:
                         raise Problem("outcome_unknown")
                     return accepted
-                if reply[0] == "LATE":
-                    # It has not run, and none of its sends, all as late, can run any more.
-                    fate.unknown_in, fate.latest = None, 0
-                elif reply[0] == "STALE_CALL":
+                # LATE by Redis's clock and not by the loop's: it was not known, or has been set. By
+                # one that was set a worker that starts may have had this one's last call forgotten,
+                # so that this call has surely not run only where no send of it is unknown.
+                is_late = reply[0] == "LATE"
+                if reply[0] == "STALE_CALL" or (is_late and fate.unknown_in is not None):
                     raise Problem("outcome_unknown")
+                if is_late:
+                    fate.latest = 0
                 else:
                     self._refused(serving, reply)
         except Problem as problem:

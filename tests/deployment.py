@@ -195,6 +195,17 @@ class Deployment:
         self.servers.kill("valkey")
         self.servers.start_valkey()
 
+    def kill_postgresql(self) -> None:
+        """Kill -9, and wait until its sessions have ended as well."""
+        sessions = psutil.Process(self.servers.pid("postgresql")).children(recursive=True)
+        self.servers.kill("postgresql")
+        psutil.wait_procs(sessions, timeout=20)
+
+    def freeze(self, store: str, seconds: float) -> None:
+        """Have a store do nothing for so long, with all its processes."""
+        with _frozen(self.servers.pid(store)):
+            time.sleep(seconds)
+
     def copy(self, store: str) -> None:
         """Copy a store's data directory as a disk would: all of one moment, the store at work."""
         with _frozen(self.servers.pid(store)):
@@ -236,9 +247,7 @@ class Deployment:
     def restore_postgresql(self) -> Fault:
         """Kill it with all its sessions, and start it on the copy."""
         since = time.monotonic()
-        sessions = psutil.Process(self.servers.pid("postgresql")).children(recursive=True)
-        self.servers.kill("postgresql")
-        psutil.wait_procs(sessions, timeout=20)
+        self.kill_postgresql()
         self._put_back("postgresql")
         (self._data / "postgresql" / "postmaster.pid").unlink()
         self.servers.start_postgres()

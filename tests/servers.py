@@ -129,8 +129,8 @@ class Servers:
     def start_valkey(self) -> None:
         self._spawn(self.valkey)
         with redis.Redis.from_url(self.redis_url) as client:
-            wait_until(lambda: _pings(client) or self._ended("valkey"), what="Valkey answers")
-        assert not self._ended("valkey"), log_tail(self.run.log_file("valkey"))
+            wait_until(lambda: _pings(client) or self.ended("valkey"), what="Valkey answers")
+        assert not self.ended("valkey"), log_tail(self.run.log_file("valkey"))
 
     def start_postgres(self) -> None:
         until = time.monotonic() + START_S
@@ -157,7 +157,8 @@ class Servers:
         )
         log.close()
 
-    def _ended(self, name: str) -> bool:
+    def ended(self, name: str) -> bool:
+        """Whether a server that was started has ended."""
         return self._processes[name].poll() is not None
 
     def pid(self, name: str) -> int:

@@ -182,7 +182,7 @@ def test_an_abandoned_load_is_started_over(partition: Partition) -> None:
     partition.load("begin", 1, "first", 0)
     partition.load("chunk", 1, "first", "a", "waiting 1 1 1", 1)
     silent_since = int(partition.read().clock) - TWO_SECONDS
-    partition.client.hset(event_key, "loading_at", str(silent_since + 5_000_000))
+    partition.client.hset(event_key, "loading_at", str(silent_since + 1_900_000))
     assert partition.load("begin", 1, "second", 0) == "BUSY"
     partition.client.hset(event_key, "loading_at", str(silent_since))
     assert partition.load("begin", 1, "second", 0) == "BEGUN"
@@ -190,6 +190,16 @@ def test_an_abandoned_load_is_started_over(partition: Partition) -> None:
     assert partition.elements(1) == []
     assert partition.load("chunk", 1, "first", "a", "waiting 1 1 1", 1) == "TAKEN"
     assert partition.users(1) == {}
+
+
+def test_a_load_from_the_future_was_abandoned(partition: Partition) -> None:
+    """A clock that is set back by a day keeps nobody from loading an event for that day."""
+    event_key = event_keys(partition.number, 1).event
+    partition.load("begin", 1, "first", 0)
+    tomorrow = int(partition.read().clock) + 86_400_000_000
+    partition.client.hset(event_key, "loading_at", str(tomorrow))
+    assert partition.load("begin", 1, "second", 0) == "BEGUN"
+    assert partition.load("finish", 1, "first", 9, 9, 0, 1, "Name", 1, 1) == "TAKEN"
 
 
 def test_a_chunk_shows_that_the_loader_lives(partition: Partition) -> None:

@@ -75,7 +75,7 @@ def _replay_partition(replay: Replay, partition: int, rows: Sequence[Row]) -> No
         if change.kind == "epoch_began":
             model.seq += 1
             continue
-        replay.answers[partition, change.seq] = _done(model, row)
+        replay.answers[partition, change.seq] = done(model, row)
         if model.seq < change.seq:
             answer = replay.answers[partition, change.seq]
             replay.wrong.append(f"{_named(row)}: the model says {answer.outcome}, and does nothing")
@@ -84,7 +84,7 @@ def _replay_partition(replay: Replay, partition: int, rows: Sequence[Row]) -> No
         _same(replay, model, row)
 
 
-def _done(model: PartitionModel, row: Row) -> Answer:
+def done(model: PartitionModel, row: Row) -> Answer:
     """Ask the model for what this change was asked for."""
     change = row.change
     event_id = change.event_id or 0
@@ -163,6 +163,8 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
     of_partition: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
     for one in operations:
         for row in replay.by_key.get(one.key, [])[:1]:
+            if one.event_id not in replay.histories:
+                continue
             seq = row.change.seq
             history = replay.histories[one.event_id]
             of_partition[row.partition].append((one, seq, seq + (seq in history.reassigned)))
@@ -172,6 +174,9 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
     for one in operations:
         if one.completed is None:
             wrong.append(f"{one}: it has no end")
+            continue
+        if one.event_id not in replay.partition_of:
+            wrong.append(f"{one}: its event is not on record")
             continue
         partition = replay.partition_of[one.event_id]
         window = windows[partition].of(one) if partition in windows else (0, _END)

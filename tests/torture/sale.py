@@ -4,17 +4,18 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from service import health
 from tests.deployment import USUAL, Build, Deployment
 from tests.http.conftest import LoggedRole
 from tests.torture import scores
 from tests.torture.checker import check
 from tests.torture.history import read_journal, write
-from tests.torture.people import PEOPLE, People, people_at
+from tests.torture.people import PATIENCE_S, PEOPLE, RECORDED, People, people_at
 from tests.torture.scores import Score
 
 TICKETS = (80, 40, 20, 5, 200)
@@ -69,18 +70,38 @@ class Sale:
 
 @contextlib.asynccontextmanager
 async def selling(
-    fault: str, seed: int, deployment: Deployment, *, people: int = PEOPLE
+    fault: str,
+    seed: int,
+    deployment: Deployment,
+    *,
+    people: int = PEOPLE,
+    patience_s: float = PATIENCE_S,
+    recorded: float = RECORDED,
 ) -> AsyncIterator[Sale]:
     """Sell until the end of the block, and to the end of every operation."""
     chance = Random(f"{fault} {seed}")
     tickets = [max(1, int(count * chance.uniform(0.5, 1.5))) for count in TICKETS]
-    async with people_at(deployment.url, tickets, seed, count=people) as crowd:
+    async with people_at(
+        deployment.url, tickets, seed, count=people, patience_s=patience_s, recorded=recorded
+    ) as crowd:
         yield Sale(fault, seed, deployment, crowd, chance)
 
 
-async def judge(sale: Sale, *, control: bool = False) -> list[str]:
-    """Hold stores and answers to what was promised; note it; return everything that is wrong."""
-    wrong = await _wrong(sale)
+def until_it_sells(deployment: Deployment) -> None:
+    """Wait until it sells again; where it found that answers were lost, confirm that they are."""
+    until = time.monotonic() + 60
+    while not (found := asyncio.run(health.ask(deployment.url, "/readyz"))).healthy:
+        assert time.monotonic() < until, found
+        if found.code == "closed":
+            deployment.onsale("confirm-loss", "--apply")
+
+
+async def judge(sale: Sale, *, control: bool = False, also: Sequence[str] = ()) -> list[str]:
+    """Hold stores and answers to what was promised; note it; return everything that is wrong.
+
+    `also`: what was found wrong otherwise.
+    """
+    wrong = [*also, *await _wrong(sale)]
     operations = len(sale.people.history)
     scores.note(
         Score(sale.fault, sale.seed, sale.runs, operations, wrong[:5], control, sale.measured)
