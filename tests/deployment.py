@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,6 +116,11 @@ class Deployment:
             self.start_api(api)
         wait_until(lambda: asyncio.run(readiness(self._listener)).ready, what="it is ready")
 
+    @property
+    def roles(self) -> list[LoggedRole]:
+        """Its processes, the stores apart."""
+        return [*self.apis, self.writer]
+
     def start_api(self, api: LoggedRole) -> None:
         """Start one API process on the socket that all share."""
         api.start(pass_fds=(self._listener.fileno(),))
@@ -194,6 +199,20 @@ class Deployment:
         """Kill -9, and start it again on what it has on disk."""
         self.servers.kill("valkey")
         self.servers.start_valkey()
+
+    def restart_api(self, api: LoggedRole) -> None:
+        """Kill -9 of one API process, and another in its place."""
+        api.kill()
+        self.start_api(api)
+
+    def restart_postgresql(self, kill: Callable[[psutil.Process], None]) -> None:
+        """End PostgreSQL by what `kill` does to its first process; start it on what it has."""
+        first = psutil.Process(self.servers.pid("postgresql"))
+        sessions = first.children(recursive=True)
+        kill(first)
+        self.servers.ended("postgresql")
+        psutil.wait_procs(sessions, timeout=20)
+        self.servers.start_postgres()
 
     def copy(self, store: str) -> None:
         """Copy a store's data directory as a disk would: all of one moment, the store at work."""

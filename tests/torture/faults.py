@@ -84,6 +84,34 @@ FAULTS = {
         Fault("postgresql_older", "PostgreSQL restored from a copy", POINT, 2, 20, 0),
         Fault("postgresql_of_an_older_epoch", "… that lacks epochs", POINT, 2, 20, 0),
         Fault("postgresql_cut_off", "… that the outbox does not lead on from", POINT, 1, 20, 0),
+        Fault(
+            "api_killed",
+            "kill -9 of one of two API processes",
+            SALE,
+            each=20,
+            full=100,
+            brief=20,
+            control="keys are not remembered",
+        ),
+        Fault(
+            "writer_killed",
+            "kill -9 of the writer before BEGIN, mid rows, before and after COMMIT, before the"
+            " watermark, before the trim",
+            SALE,
+            each=40,
+            full=200,
+            brief=40,
+            control="the watermark is raised, or the outbox trimmed, before COMMIT",
+        ),
+        Fault(
+            "postgresql_killed",
+            "kill -9 of PostgreSQL's first or of all its processes, or its immediate stop",
+            SALE,
+            each=10,
+            full=50,
+            brief=10,
+            control="the writer's rows and its cursor are no one transaction",
+        ),
     )
 }
 

@@ -14,7 +14,7 @@ from tests.http.conftest import LoggedRole
 from tests.torture import scores
 from tests.torture.checker import check
 from tests.torture.history import read_journal, write
-from tests.torture.people import PEOPLE, People, people_at
+from tests.torture.people import PATIENCE_S, PEOPLE, People, people_at
 from tests.torture.scores import Score
 
 TICKETS = (80, 40, 20, 5, 200)
@@ -42,7 +42,8 @@ async def deployed(
 class Sale:
     """One sale of one seed; `chance` draws what is done to it, and when.
 
-    `measured` holds, for each fault, the seconds from its beginning to the first answer after it.
+    `measured` holds, for each fault, the seconds from its beginning to the first answer after it;
+    `found` what was seen to be wrong on the way.
     """
 
     fault: str
@@ -52,6 +53,7 @@ class Sale:
     chance: Random
     runs: int = 0
     measured: list[float] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
 
     async def do(self, fault: Callable[[], object], count: int = 30) -> None:
         """Do it once while people go on; return when so many more operations have ended."""
@@ -69,13 +71,28 @@ class Sale:
 
 @contextlib.asynccontextmanager
 async def selling(
-    fault: str, seed: int, deployment: Deployment, *, people: int = PEOPLE
+    fault: str,
+    seed: int,
+    deployment: Deployment,
+    *,
+    people: int = PEOPLE,
+    crowd: type[People] = People,
+    patience_s: float = PATIENCE_S,
 ) -> AsyncIterator[Sale]:
-    """Sell until the end of the block, and to the end of every operation."""
+    """Sell until the end of the block, and to the end of every operation.
+
+    A block that waits in vain is left, and that is one of the things that are wrong.
+    """
     chance = Random(f"{fault} {seed}")
     tickets = [max(1, int(count * chance.uniform(0.5, 1.5))) for count in TICKETS]
-    async with people_at(deployment.url, tickets, seed, count=people) as crowd:
-        yield Sale(fault, seed, deployment, crowd, chance)
+    async with people_at(
+        deployment.url, tickets, seed, count=people, crowd=crowd, patience_s=patience_s
+    ) as attending:
+        sale = Sale(fault, seed, deployment, attending, chance)
+        try:
+            yield sale
+        except TimeoutError as error:
+            sale.found.append(f"waited in vain: {error!r}")
 
 
 async def judge(sale: Sale, *, control: bool = False) -> list[str]:
@@ -97,7 +114,7 @@ def holds(wrong: list[str]) -> None:
 
 async def _wrong(sale: Sale) -> list[str]:
     deployment = sale.deployment
-    wrong = []
+    wrong = [*sale.found]
     try:
         await deployment.is_recorded()
     except TimeoutError:
