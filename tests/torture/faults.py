@@ -112,6 +112,33 @@ FAULTS = {
             brief=10,
             control="the writer's rows and its cursor are no one transaction",
         ),
+        Fault(
+            "redis_replies_dropped",
+            "replies lost or cut between API and Valkey; requests lost, cut or late",
+            SALE,
+            each=100,
+            full=1000,
+            brief=100,
+            control="calls have no numbers, and keys are not remembered",
+        ),
+        Fault(
+            "http_replies_dropped",
+            "replies lost or cut between people and API; requests lost, cut or late",
+            SALE,
+            each=100,
+            full=1000,
+            brief=100,
+            control="people repeat under another key",
+        ),
+        Fault(
+            "clients_hang_up",
+            "clients that hang up at any byte of a request, or before the answer",
+            SALE,
+            each=500,
+            full=5000,
+            brief=500,
+            control="a file is kept for each; leaving counts as a failure; people take another key",
+        ),
     )
 }
 

@@ -74,6 +74,7 @@ class People:
         until = time.monotonic() + self.patience_s
         while True:
             one.sends += 1
+            self.before_sending(one)
             answer = await self._ask(client, one, prefer)
             is_pending = answer.body.get("status") == "pending"
             if answer.status not in (0, 503) and not is_pending:
@@ -85,14 +86,25 @@ class People:
                 return
             await asyncio.sleep(PAUSE_S)
 
-    @staticmethod
-    async def _ask(client: Client, one: Operation, prefer: str) -> Answer:
+    def before_sending(self, one: Operation) -> None:
+        """Do nothing: a key stays the same at each sending."""
+
+    async def _ask(self, client: Client, one: Operation, prefer: str) -> Answer:
         if one.kind == "look":
             return await client.get(f"/status/{one.event_id}")
         if one.kind == "poll":
             return await client.get(f"/events/{one.event_id}/users/{one.user}")
         body = {"eventId": one.event_id, "userId": one.user}
         return await client.post(f"/{one.kind}", body, one.key, prefer=prefer)
+
+
+class Forgetful(People):
+    """People who break the rule: they repeat under another key. For negative controls."""
+
+    def before_sending(self, one: Operation) -> None:
+        """Take another key at each sending but the first."""
+        if one.key and one.sends > 1:
+            one.key += "-again"
 
 
 @contextlib.asynccontextmanager

@@ -13,13 +13,10 @@ import pytest
 from tests.deployment import META, Deployment
 from tests.http.conftest import LoggedRole
 from tests.servers import wait_until
-from tests.torture.broken import without
+from tests.torture.broken import FORGETS_KEYS, without
 from tests.torture.faults import FAULTS
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
-
-# Without the memory of keys a repeat is answered as another request.
-FORGETS_KEYS = ("lua/include/keyed.lua", "if keyed == '' or known.tail == '' then", "if true then")
 
 SERVES = '"event": "serving"'
 RESUMES_S = 5.0
