@@ -74,6 +74,7 @@ class Deployment:
         template: Path,
         build: Build = USUAL,
         *,
+        api: type[LoggedRole] = LoggedRole,
         writer: type[LoggedRole] = LoggedRole,
     ) -> None:
         """Begin with a migrated, empty record: a copy of `template`."""
@@ -101,7 +102,7 @@ class Deployment:
         self.partitions = int(self.environment.get("ONSALE_PARTITIONS", "1"))
         descriptor = str(self._listener.fileno())
         self.apis = [
-            LoggedRole("api", self.environment, directory / f"{name}.log", "--fd", descriptor)
+            api("api", self.environment, directory / f"{name}.log", "--fd", descriptor)
             for name in API_PROCESSES
         ]
         self.writer = writer("writer", self.environment, directory / "writer.log")
@@ -216,7 +217,7 @@ class Deployment:
 
     def copy(self, store: str) -> None:
         """Copy a store's data directory as a disk would: all of one moment, the store at work."""
-        with _frozen(self.servers.pid(store)):
+        with frozen(self.servers.pid(store)):
             shutil.copytree(self._data / store, self.directory / store, symlinks=True)
 
     async def wipe_valkey(self) -> Fault:
@@ -269,7 +270,7 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def _frozen(pid: int) -> Iterator[None]:
+def frozen(pid: int) -> Iterator[None]:
     """Stop a process and its children, the parent first: it can make no more of them."""
     process = psutil.Process(pid)
     process.suspend()

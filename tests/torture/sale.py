@@ -27,10 +27,11 @@ async def deployed(
     template: Path,
     build: Build = USUAL,
     *,
+    api: type[LoggedRole] = LoggedRole,
     writer: type[LoggedRole] = LoggedRole,
 ) -> AsyncIterator[Deployment]:
     """Run a service that sells."""
-    deployment = Deployment(directory, template, build, writer=writer)
+    deployment = Deployment(directory, template, build, api=api, writer=writer)
     try:
         await asyncio.to_thread(deployment.start)
         yield deployment

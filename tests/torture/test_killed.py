@@ -1,13 +1,10 @@
 """kill -9 of each process of a service that sells, at random moments."""
 
 import asyncio
-import signal
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.deployment import META, Deployment
@@ -15,6 +12,7 @@ from tests.http.conftest import LoggedRole
 from tests.servers import wait_until
 from tests.torture.broken import FORGETS_KEYS, without
 from tests.torture.faults import FAULTS
+from tests.torture.killing import KILLS
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
@@ -34,8 +32,6 @@ DAWDLES = (
         await __import__("asyncio").sleep(0.05)
 """,
 )
-
-Kill = Callable[[psutil.Process], None]
 
 
 @pytest.mark.torture("valkey_killed")
@@ -91,20 +87,6 @@ async def test_control_of_api_killed(template: Path, tmp_path: Path) -> None:
     build = without(tmp_path, FORGETS_KEYS)
     async with deployed(tmp_path, template, build) as deployment:
         assert await _api_killed(deployment, 0, control=True)
-
-
-def _all_at_once(first: psutil.Process) -> None:
-    """Kill -9 of the first process, which would start others, then of all it has started."""
-    children = first.children(recursive=True)
-    for process in (first, *children):
-        process.kill()
-
-
-KILLS: dict[str, Kill] = {
-    "the first process": psutil.Process.kill,
-    "all processes": _all_at_once,
-    "immediate stop": lambda first: first.send_signal(signal.SIGQUIT),
-}
 
 
 @pytest.mark.torture("postgresql_killed")
