@@ -1,8 +1,10 @@
 """Clients that hang up at a random moment: nobody gets another's answer, and nothing is left."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -15,6 +17,9 @@ from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
 NAME = "clients_hang_up"
+
+REQUEST_S = 3.0
+"""So long a request lives at most."""
 
 FILES_MORE_MAX = 20
 """Of both API processes together: so many connections to the stores may have been made since."""
@@ -48,19 +53,31 @@ async def _hung_up(
         # Who was in the middle of something then has been misled as well, if at all.
         sale.found += sale.people.misled
         sale.found += _failures(deployment.apis)
+        with contextlib.suppress(TimeoutError):
+            await deployment.is_recorded()
+        await asyncio.sleep(REQUEST_S)
+        sale.found += await _wait_in_vain(deployment)
         return await judge(sale, control=control)
 
 
 async def _left_behind(sale: Sale, before: int) -> list[str]:
     """Look for what a connection that has gone should have taken along."""
-    wrong = []
+    deployment = sale.deployment
     try:
         async with asyncio.timeout(5):
-            while _files(sale.deployment) > before + FILES_MORE_MAX:
+            while _files(deployment) > before + FILES_MORE_MAX:
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        wrong.append(f"{before} open files have become {_files(sale.deployment)}")
-    return wrong
+        return [f"{before} open files have become {_files(deployment)}"]
+    return []
+
+
+async def _wait_in_vain(deployment: Deployment) -> list[str]:
+    """Return who waits for the record although nobody waits for the answer."""
+    async with httpx.AsyncClient(base_url=deployment.url, trust_env=False) as client:
+        metrics = (await client.get("/metrics")).text.splitlines()
+    (waiters,) = (line for line in metrics if line.startswith("onsale_recorded_waiters "))
+    return [] if float(waiters.split()[1]) == 0 else [waiters]
 
 
 def _files(deployment: Deployment) -> int:
