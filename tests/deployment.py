@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class Deployment:
         template: Path,
         build: Build = USUAL,
         *,
+        api: type[LoggedRole] = LoggedRole,
         writer: type[LoggedRole] = LoggedRole,
     ) -> None:
         """Begin with a migrated, empty record: a copy of `template`."""
@@ -101,7 +102,7 @@ class Deployment:
         self.partitions = int(self.environment.get("ONSALE_PARTITIONS", "1"))
         descriptor = str(self._listener.fileno())
         self.apis = [
-            LoggedRole("api", self.environment, directory / f"{name}.log", "--fd", descriptor)
+            api("api", self.environment, directory / f"{name}.log", "--fd", descriptor)
             for name in API_PROCESSES
         ]
         self.writer = writer("writer", self.environment, directory / "writer.log")
@@ -115,6 +116,11 @@ class Deployment:
         for api in self.apis:
             self.start_api(api)
         wait_until(lambda: asyncio.run(readiness(self._listener)).ready, what="it is ready")
+
+    @property
+    def roles(self) -> list[LoggedRole]:
+        """Its processes, the stores apart."""
+        return [*self.apis, self.writer]
 
     def start_api(self, api: LoggedRole) -> None:
         """Start one API process on the socket that all share."""
@@ -203,12 +209,26 @@ class Deployment:
 
     def freeze(self, store: str, seconds: float) -> None:
         """Have a store do nothing for so long, with all its processes."""
-        with _frozen(self.servers.pid(store)):
+        with frozen(self.servers.pid(store)):
             time.sleep(seconds)
+
+    def restart_api(self, api: LoggedRole) -> None:
+        """Kill -9 of one API process, and another in its place."""
+        api.kill()
+        self.start_api(api)
+
+    def restart_postgresql(self, kill: Callable[[psutil.Process], None]) -> None:
+        """End PostgreSQL by what `kill` does to its first process; start it on what it has."""
+        first = psutil.Process(self.servers.pid("postgresql"))
+        sessions = first.children(recursive=True)
+        kill(first)
+        self.servers.ended("postgresql")
+        psutil.wait_procs(sessions, timeout=20)
+        self.servers.start_postgres()
 
     def copy(self, store: str) -> None:
         """Copy a store's data directory as a disk would: all of one moment, the store at work."""
-        with _frozen(self.servers.pid(store)):
+        with frozen(self.servers.pid(store)):
             shutil.copytree(self._data / store, self.directory / store, symlinks=True)
 
     async def wipe_valkey(self) -> Fault:
@@ -259,7 +279,7 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def _frozen(pid: int) -> Iterator[None]:
+def frozen(pid: int) -> Iterator[None]:
     """Stop a process and its children, the parent first: it can make no more of them."""
     process = psutil.Process(pid)
     process.suspend()

@@ -169,6 +169,10 @@ class Servers:
         self._processes[name].kill()
         self._processes[name].wait()
 
+    def ended(self, name: str) -> None:
+        """Wait until it is gone, whoever ended it."""
+        self._processes[name].wait(timeout=START_S)
+
     def stop(self) -> None:
         for name, number in (("valkey", signal.SIGTERM), ("postgresql", signal.SIGINT)):
             process = self._processes.get(name)

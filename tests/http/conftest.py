@@ -64,6 +64,10 @@ class LoggedRole(Role):
                 cwd=nowhere,
             )
 
+    def said(self, text: str) -> int:
+        """Return how often its log has a text."""
+        return self.log.read_text().count(text)
+
     @property
     def lives(self) -> bool:
         """Whether the process has not ended."""

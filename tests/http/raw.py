@@ -3,6 +3,7 @@
 import json
 import select
 import socket
+import struct
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,6 +55,11 @@ class Connection:
         """Hang up."""
         self._file.close()
         self._socket.close()
+
+    def reset(self) -> None:
+        """Hang up so that the other side is told at once that nobody reads any more."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
 
     def send(self, data: bytes) -> None:
         """Send bytes as they are. Raises OSError when the other side has hung up."""

@@ -199,6 +199,20 @@ def test_a_client_that_leaves_before_the_answer_is_no_failure(service: Service) 
     assert service.failures() == failures
 
 
+def test_a_client_that_leaves_amid_its_requests_is_no_failure(service: Service) -> None:
+    """Of several on the way the one at work is told, not only the one that came last."""
+    failures = service.failures()
+    path = f"/status/{service.open_event()}"
+    for _ in range(20):
+        with service.connect() as connection:
+            connection.send(request("GET", path) * 30)
+            assert connection.answer("GET").status == 200
+            connection.reset()
+    with service.connect() as connection:
+        assert connection.ask(request("GET", path), "GET").status == 200
+    assert service.failures() == failures
+
+
 @pytest.mark.parametrize("noise", [b"\x00", b"noise\r\n\r\n", b"GET / HTTP/1.1\r\nX : a\r\n\r\n"])
 def test_noise_behind_a_booking_does_not_take_its_answer_away(
     service: Service, raw: Connection, noise: bytes

@@ -8,6 +8,9 @@ from tests.deployment import USUAL, Build
 
 ROOT = Path(__file__).resolve().parents[2]
 
+FORGETS_KEYS = ("lua/include/keyed.lua", "if keyed == '' or known.tail == '' then", "if true then")
+"""A request that comes again under its key is answered as another one."""
+
 
 def without(
     directory: Path, *replaced: tuple[str, str, str], build: Build = USUAL, what: str = "broken"

@@ -160,6 +160,9 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
     """Return everything that is wrong, each in a sentence; nothing, for a history that is right."""
     replay = replayed(rows)
     wrong = [*replay.wrong, *_strangers(operations, replay)]
+    unknown = {one.event_id for one in operations} - replay.partition_of.keys()
+    wrong += [f"event {event_id} is not on record" for event_id in sorted(unknown)]
+    operations = [one for one in operations if one.event_id not in unknown]
     of_partition: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
     for one in operations:
         for row in replay.by_key.get(one.key, [])[:1]:

@@ -28,6 +28,8 @@ RECORDED = 0.1
 
 PAUSE_S = 0.02
 PATIENCE_S = 90.0
+IMPATIENT_S = 8.0
+"""Of people at a service that is broken, and may never answer."""
 
 
 @dataclass(repr=False)
@@ -48,9 +50,9 @@ class People:
     stopping: bool = False
 
     async def grow(self, count: int) -> None:
-        """Wait until so many more operations have come to their end."""
+        """Wait until so many more operations have come to their end. Raises TimeoutError."""
         target = self.answered + count
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self.patience_s):
             while self.answered < target:
                 await asyncio.sleep(0.002)
 
@@ -69,12 +71,16 @@ class People:
             one = Operation(kind, chance.choice(self.event_ids), user, key, time.monotonic())
             self.history.append(one)
             await self._to_the_end(client, one, prefers)
+            if one.completed is None:
+                return
             self.answered += 1
 
     async def _to_the_end(self, client: Client, one: Operation, prefer: str) -> None:
+        """Send until it is answered; who has lost patience leaves it without an end."""
         until = time.monotonic() + self.patience_s
         while time.monotonic() < until:
             one.sends += 1
+            self.before_sending(one)
             sent = time.monotonic()
             answer = await self._ask(client, one, prefer)
             self.slowest_s = max(self.slowest_s, time.monotonic() - sent)
@@ -83,16 +89,28 @@ class People:
                 one.completed = time.monotonic()
                 one.status, one.body = answer.status, answer.body
                 return
+            one.status, one.body = answer.status, answer.body
             await asyncio.sleep(PAUSE_S)
 
-    @staticmethod
-    async def _ask(client: Client, one: Operation, prefer: str) -> Answer:
+    def before_sending(self, one: Operation) -> None:
+        """Do nothing: a key stays the same at each sending."""
+
+    async def _ask(self, client: Client, one: Operation, prefer: str) -> Answer:
         if one.kind == "look":
             return await client.get(f"/status/{one.event_id}")
         if one.kind == "poll":
             return await client.get(f"/events/{one.event_id}/users/{one.user}")
         body = {"eventId": one.event_id, "userId": one.user}
         return await client.post(f"/{one.kind}", body, one.key, prefer=prefer)
+
+
+class Forgetful(People):
+    """People who break the rule: they repeat under another key. For negative controls."""
+
+    def before_sending(self, one: Operation) -> None:
+        """Take another key at each sending but the first."""
+        if one.key and one.sends > 1:
+            one.key += "-again"
 
 
 @contextlib.asynccontextmanager
@@ -102,12 +120,13 @@ async def people_at(
     seed: int,
     *,
     count: int = PEOPLE,
+    crowd: type[People] = People,
     patience_s: float = PATIENCE_S,
     recorded: float = RECORDED,
 ) -> AsyncIterator[People]:
     """Open events with so many tickets, and have people come until the end of the block.
 
-    Whoever is in the middle of an operation then is waited for.
+    Whoever is in the middle of an operation then is waited for, but not where the block fails.
     """
     async with connected(url, count) as clients:
         opened = [
@@ -117,13 +136,24 @@ async def people_at(
             for number, capacity in enumerate(tickets)
         ]
         event_ids = [int(one.body["event"]["id"]) for one in opened]
-        people = People(event_ids, seed, patience_s=patience_s, recorded=recorded)
+        people = crowd(event_ids, seed, patience_s=patience_s, recorded=recorded)
         tasks = [
             asyncio.create_task(people.attend(client, number))
             for number, client in enumerate(clients)
         ]
         try:
             yield people
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            raise
         finally:
             people.stopping = True
-            await asyncio.gather(*tasks)
+            await _ended(tasks)
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for everybody, then raise what the first of them failed with."""
+    for found in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(found, Exception):
+            raise found

@@ -28,10 +28,11 @@ async def deployed(
     template: Path,
     build: Build = USUAL,
     *,
+    api: type[LoggedRole] = LoggedRole,
     writer: type[LoggedRole] = LoggedRole,
 ) -> AsyncIterator[Deployment]:
     """Run a service that sells."""
-    deployment = Deployment(directory, template, build, writer=writer)
+    deployment = Deployment(directory, template, build, api=api, writer=writer)
     try:
         await asyncio.to_thread(deployment.start)
         yield deployment
@@ -43,7 +44,8 @@ async def deployed(
 class Sale:
     """One sale of one seed; `chance` draws what is done to it, and when.
 
-    `measured` holds, for each fault, the seconds from its beginning to the first answer after it.
+    `measured` holds, for each fault, the seconds from its beginning to the first answer after it;
+    `found` what was seen to be wrong on the way.
     """
 
     fault: str
@@ -53,6 +55,7 @@ class Sale:
     chance: Random
     runs: int = 0
     measured: list[float] = field(default_factory=list)
+    found: list[str] = field(default_factory=list)
 
     async def do(self, fault: Callable[[], object], count: int = 30) -> None:
         """Do it once while people go on; return when so many more operations have ended."""
@@ -75,16 +78,30 @@ async def selling(
     deployment: Deployment,
     *,
     people: int = PEOPLE,
+    crowd: type[People] = People,
     patience_s: float = PATIENCE_S,
     recorded: float = RECORDED,
 ) -> AsyncIterator[Sale]:
-    """Sell until the end of the block, and to the end of every operation."""
+    """Sell until the end of the block, and to the end of every operation.
+
+    A block that waits in vain is left, and that is one of the things that are wrong.
+    """
     chance = Random(f"{fault} {seed}")
     tickets = [max(1, int(count * chance.uniform(0.5, 1.5))) for count in TICKETS]
     async with people_at(
-        deployment.url, tickets, seed, count=people, patience_s=patience_s, recorded=recorded
-    ) as crowd:
-        yield Sale(fault, seed, deployment, crowd, chance)
+        deployment.url,
+        tickets,
+        seed,
+        count=people,
+        crowd=crowd,
+        patience_s=patience_s,
+        recorded=recorded,
+    ) as attending:
+        sale = Sale(fault, seed, deployment, attending, chance)
+        try:
+            yield sale
+        except TimeoutError as error:
+            sale.found.append(f"waited in vain: {error!r}")
 
 
 def until_it_sells(deployment: Deployment) -> None:
@@ -118,7 +135,7 @@ def holds(wrong: list[str]) -> None:
 
 async def _wrong(sale: Sale) -> list[str]:
     deployment = sale.deployment
-    wrong = []
+    wrong = [*sale.found]
     try:
         await deployment.is_recorded()
     except TimeoutError:
