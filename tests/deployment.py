@@ -222,7 +222,7 @@ class Deployment:
         first = psutil.Process(self.servers.pid("postgresql"))
         sessions = first.children(recursive=True)
         kill(first)
-        self.servers.ended("postgresql")
+        self.servers.wait_for_end("postgresql")
         psutil.wait_procs(sessions, timeout=20)
         self.servers.start_postgres()
 

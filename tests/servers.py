@@ -169,7 +169,7 @@ class Servers:
         self._processes[name].kill()
         self._processes[name].wait()
 
-    def ended(self, name: str) -> None:
+    def wait_for_end(self, name: str) -> None:
         """Wait until it is gone, whoever ended it."""
         self._processes[name].wait(timeout=START_S)
 
