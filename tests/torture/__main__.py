@@ -44,12 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[scores.VARIABLE] = str(noted)
         code = _pytest(options.jobs)
         found = report.lines(scores.read(noted))
+    with_controls = any(line.controls for line in found.values())
     took_s = time.monotonic() - began
     print(report.table(found))
     short = [] if options.seed is not None else report.shortfalls(found, asked)
-    print("\n".join(short) or "Nothing was wrong, and every control was found.")
+    if code:
+        short.append("not every test passed: see above")
+    elif not short:
+        print("Nothing was wrong" + (", and every control was found." if with_controls else "."))
+    print("\n".join(short))
     print(f"{took_s / 60:.0f} min")
-    if code or short:
+    if short:
         return 1
     if options.full and not options.faults:
         PAGE.write_text(_written(PAGE.read_text(), found, took_s))

@@ -46,8 +46,9 @@ async def _valkey_full(
 ) -> list[str]:
     build = Build(build.settings, build.redis_options, redis_prefix=LIMITED)
     async with deployed(directory, template, build) as deployment:
-        async with selling("valkey_disk_full", seed, deployment) as sale:
-            for number in range(FAULTS[sale.fault].each):
+        patience_s = 10.0 if control else PATIENCE_S
+        async with selling("valkey_disk_full", seed, deployment, patience_s=patience_s) as sale:
+            for number in range(2 if control else FAULTS[sale.fault].each):
                 await sale.some(20, 120)
                 fill = partial(_fill_and_kill if control else _fill, sale, asks=number == 0)
                 await sale.do(fill)

@@ -172,7 +172,7 @@ ANY_TOKEN_BEGINS = (
 )
 NOTHING_IS_RESUMED = (
     "service/handshake.py",
-    "(epoch := died_between(meta, lineage))",
+    "(epoch := died_between(meta, lineage, known))",
     "(epoch := None)",
 )
 
