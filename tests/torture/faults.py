@@ -49,7 +49,7 @@ FAULTS = {
             SALE,
             each=20,
             full=200,
-            brief=40,
+            brief=20,
             control="keys are not remembered",
         ),
         Fault(
@@ -58,7 +58,7 @@ FAULTS = {
             SCRIPTS,
             each=100,
             full=2_000,
-            brief=200,
+            brief=100,
             control="29 broken scripts (`tests/lua/test_stateful.py`)",
         ),
         Fault(
@@ -68,7 +68,7 @@ FAULTS = {
             "the real engine, handshake and writer over simulated stores, network and clock",
             each=500,
             full=10_000,
-            brief=1_000,
+            brief=500,
             control="12 broken variants of the protocol",
         ),
         Fault(
@@ -101,7 +101,7 @@ FAULTS = {
             SALE,
             each=10,
             full=50,
-            brief=10,
+            brief=5,
             control="appendfsync everysec",
         ),
         Fault(
@@ -110,7 +110,7 @@ FAULTS = {
             f"a finished sale: {SALE}",
             each=10,
             full=100,
-            brief=10,
+            brief=5,
             control="the file without its MULTI and EXEC; the stores not compared",
         ),
         Fault(
@@ -119,7 +119,7 @@ FAULTS = {
             SALE,
             each=5,
             full=20,
-            brief=5,
+            brief=2,
             control="appendfsync everysec",
         ),
         Fault(
@@ -128,7 +128,7 @@ FAULTS = {
             SALE,
             each=5,
             full=20,
-            brief=5,
+            brief=2,
             control="a writer that does not try again",
         ),
         Fault(
@@ -137,7 +137,7 @@ FAULTS = {
             SALE,
             each=10,
             full=20,
-            brief=10,
+            brief=4,
             control="scripts that begin without memory, and pass over what is refused",
         ),
         Fault(
@@ -146,7 +146,7 @@ FAULTS = {
             SALE,
             each=10,
             full=40,
-            brief=10,
+            brief=5,
             control="a worker that keeps to the difference of two clocks",
         ),
         Fault(
@@ -155,7 +155,7 @@ FAULTS = {
             f"{SALE}, and 100 requests a second beside",
             each=2,
             full=20,
-            brief=2,
+            brief=1,
             control="a call that waits for its reply without end",
         ),
         Fault(
@@ -164,7 +164,7 @@ FAULTS = {
             f"{SALE}, and 100 requests a second beside",
             each=2,
             full=20,
-            brief=2,
+            brief=1,
             control="an answer that waits for the record without end",
         ),
         Fault(
@@ -182,7 +182,7 @@ FAULTS = {
             SALE,
             each=20,
             full=100,
-            brief=20,
+            brief=6,
             control="keys are not remembered",
         ),
         Fault(
@@ -192,7 +192,7 @@ FAULTS = {
             SALE,
             each=40,
             full=200,
-            brief=40,
+            brief=18,
             control="the watermark is raised, or the outbox trimmed, before COMMIT",
         ),
         Fault(
@@ -201,7 +201,7 @@ FAULTS = {
             SALE,
             each=10,
             full=50,
-            brief=10,
+            brief=4,
             control="the writer's rows and its cursor are no one transaction",
         ),
         Fault(
@@ -210,7 +210,7 @@ FAULTS = {
             SALE,
             each=100,
             full=1000,
-            brief=100,
+            brief=50,
             control="calls have no numbers, and keys are not remembered",
         ),
         Fault(
@@ -219,7 +219,7 @@ FAULTS = {
             SALE,
             each=100,
             full=1000,
-            brief=100,
+            brief=50,
             control="people repeat under another key",
         ),
         Fault(
@@ -228,7 +228,7 @@ FAULTS = {
             SALE,
             each=500,
             full=5000,
-            brief=500,
+            brief=300,
             control="a file is kept for each; leaving counts as a failure; people take another key",
         ),
         Fault(
@@ -237,7 +237,7 @@ FAULTS = {
             SALE,
             each=5,
             full=20,
-            brief=5,
+            brief=2,
             control="the cursor is not locked, and the journal takes a seq twice",
         ),
         Fault(
@@ -246,7 +246,7 @@ FAULTS = {
             SALE,
             each=25,
             full=100,
-            brief=25,
+            brief=15,
             control="nothing is adopted",
         ),
         Fault(
@@ -255,7 +255,7 @@ FAULTS = {
             SALE,
             each=5,
             full=20,
-            brief=5,
+            brief=2,
             control="any token begins the epoch, and an older id is no obstacle",
         ),
         Fault(
@@ -264,7 +264,7 @@ FAULTS = {
             SALE,
             each=10,
             full=50,
-            brief=10,
+            brief=5,
             control="what has been decided is not resumed",
         ),
         Fault(
@@ -273,7 +273,7 @@ FAULTS = {
             SALE,
             each=60,
             full=600,
-            brief=30,
+            brief=20,
             control="keys are not remembered",
         ),
     )
@@ -316,9 +316,14 @@ def chosen() -> set[str]:
     return named or {name for name, count in counts().items() if count}
 
 
+def in_one_sale(name: str) -> int:
+    """Return how often a fault is done in each sale."""
+    return min(FAULTS[name].each, counts()[name] or FAULTS[name].each)
+
+
 def seeds(name: str) -> Iterator[int]:
     """Yield the seed of each sale in which this fault is done."""
     if seed := os.environ.get("ONSALE_TEST_SEED"):
         yield int(seed)
     else:
-        yield from range(-(-counts()[name] // FAULTS[name].each))
+        yield from range(max(1, -(-counts()[name] // FAULTS[name].each)))

@@ -8,7 +8,7 @@ import pytest
 from tests.deployment import USUAL, Build
 from tests.torture.broken import without
 from tests.torture.clocks import Clock
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.people import PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
@@ -45,7 +45,7 @@ async def _clocks_moved(
     patience_s = 5.0 if control else PATIENCE_S
     async with deployed(directory, template, build) as deployment:
         async with selling("clocks_moved", seed, deployment, patience_s=patience_s) as sale:
-            for number in range(1 if control else FAULTS[sale.fault].each):
+            for number in range(1 if control else in_one_sale(sale.fault)):
                 await sale.some(20, 60)
                 await sale.do(partial(_move, sale, clocks, number, control=control))
         slow = [f"nobody was answered for {s:.1f} s" for s in sale.measured if s > STALL_S]

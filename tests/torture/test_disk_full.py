@@ -12,7 +12,7 @@ from tests.crowd import Answer, connected
 from tests.deployment import USUAL, Build, Deployment
 from tests.servers import wait_until
 from tests.torture.broken import without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.people import PATIENCE_S
 from tests.torture.preloads import compiled
 from tests.torture.sale import Sale, deployed, holds, judge, selling, until_it_sells
@@ -48,7 +48,7 @@ async def _valkey_full(
     async with deployed(directory, template, build) as deployment:
         patience_s = 10.0 if control else PATIENCE_S
         async with selling("valkey_disk_full", seed, deployment, patience_s=patience_s) as sale:
-            for number in range(2 if control else FAULTS[sale.fault].each):
+            for number in range(2 if control else in_one_sale(sale.fault)):
                 await sale.some(20, 120)
                 fill = partial(_fill_and_kill if control else _fill, sale, asks=number == 0)
                 await sale.do(fill)
@@ -132,7 +132,7 @@ async def _postgresql_full(
     async with deployed(directory, template, build) as deployment:
         patience_s = 5.0 if control else PATIENCE_S
         async with selling("postgresql_disk_full", seed, deployment, patience_s=patience_s) as sale:
-            for number in range(1 if control else FAULTS[sale.fault].each):
+            for number in range(1 if control else in_one_sale(sale.fault)):
                 await sale.some(20, 120)
                 fill = _fill_wal if number % 2 else _fill_tables
                 await sale.do(partial(fill, deployment, flag), 0 if control else 30)

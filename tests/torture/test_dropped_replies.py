@@ -9,7 +9,7 @@ import pytest
 
 from tests.deployment import USUAL, Build, Deployment
 from tests.torture.broken import FORGETS_KEYS, without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.mischief import Mischief, before_http, before_redis
 from tests.torture.people import IMPATIENT_S, PATIENCE_S, Forgetful, People
 from tests.torture.sale import holds, judge, selling
@@ -58,7 +58,7 @@ async def dropped(
         async with selling(where, seed, deployment, crowd=crowd, patience_s=patience_s) as sale:
             await sale.some(50, 100)
             proxy.at_work = True
-            while proxy.lost_replies < FAULTS[where].each:
+            while proxy.lost_replies < in_one_sale(where):
                 await sale.some(5, 20)
             proxy.at_work = False
             sale.runs = proxy.lost_replies

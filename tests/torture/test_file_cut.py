@@ -13,7 +13,7 @@ from tests.crowd import connected
 from tests.deployment import USUAL, Build, Deployment
 from tests.servers import Servers
 from tests.torture.broken import without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.history import Row, read_journal
 from tests.torture.redis_state import differences
 from tests.torture.sale import Sale, deployed, holds, judge, selling
@@ -29,7 +29,7 @@ async def test_file_is_cut(template: Path, tmp_path: Path, seed: int) -> None:
         sale = await _sold(deployment, seed)
         rows = await read_journal(deployment.servers.postgresql_url)
         wrong: list[str] = []
-        for number in range(FAULTS[sale.fault].each):
+        for number in range(in_one_sale(sale.fault)):
             cut = _cut(deployment, tmp_path / f"cut{number}", sale.chance)
             sale.runs += 1
             wrong += await asyncio.to_thread(_alone, cut, rows)

@@ -14,7 +14,7 @@ from tests.crowd import Client
 from tests.deployment import USUAL, Build, Deployment
 from tests.servers import wait_until
 from tests.torture.broken import without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
 FROZEN_S = 5.0
@@ -69,7 +69,7 @@ async def _frozen(
         serve = partial(_all_serve, deployment)
         await asyncio.to_thread(wait_until, serve, what="all processes serve")
         async with selling(f"{store}_frozen", seed, deployment) as sale:
-            for _ in range(1 if control else FAULTS[sale.fault].each):
+            for _ in range(1 if control else in_one_sale(sale.fault)):
                 await sale.some(20, 120)
                 wrong += await _freeze(sale, store)
         if sale.people.slowest_s > LATE_S:

@@ -16,7 +16,7 @@ from tests.deployment import USUAL, Build, Deployment
 from tests.http.conftest import LoggedRole
 from tests.torture.broken import without
 from tests.torture.failing import STEPS, VARIABLE, taken
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.people import IMPATIENT_S, PATIENCE_S, PEOPLE
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
@@ -87,7 +87,7 @@ async def test_a_handshake_is_killed(template: Path, tmp_path: Path, seed: int) 
 async def _killed(deployment: Deployment, seed: int, *, control: bool = False) -> list[str]:
     patience_s = IMPATIENT_S if control else PATIENCE_S
     async with selling(KILLED, seed, deployment, patience_s=patience_s) as sale:
-        for _ in range(FAULTS[KILLED].each):
+        for _ in range(in_one_sale(KILLED)):
             await sale.some(5, 60)
             before = await deployment.epoch()
             # Half the time there is a tail that only Redis has.
@@ -112,7 +112,7 @@ async def test_a_handshake_is_frozen(template: Path, tmp_path: Path, seed: int) 
 async def _frozen(deployment: Deployment, seed: int, *, control: bool = False) -> list[str]:
     patience_s = IMPATIENT_S if control else PATIENCE_S
     async with selling(FROZEN, seed, deployment, patience_s=patience_s) as sale:
-        for _ in range(FAULTS[FROZEN].each):
+        for _ in range(in_one_sale(FROZEN)):
             await sale.some(5, 60)
             before = await deployment.epoch()
             role = await _failed(sale, "freeze")
@@ -136,7 +136,7 @@ async def test_all_shake_hands_at_once(template: Path, tmp_path: Path, seed: int
 async def _at_once(deployment: Deployment, seed: int, *, control: bool = False) -> list[str]:
     patience_s = IMPATIENT_S if control else PATIENCE_S
     async with selling(AT_ONCE, seed, deployment, people=MANY, patience_s=patience_s) as sale:
-        for _ in range(FAULTS[AT_ONCE].each):
+        for _ in range(in_one_sale(AT_ONCE)):
             await sale.some(5, 60)
             if sale.chance.random() < 0.5:
                 await sale.do(lambda: _flush_scripts(deployment))

@@ -11,7 +11,7 @@ import pytest
 from tests.deployment import USUAL, Build, Deployment
 from tests.http.conftest import LoggedRole
 from tests.torture.broken import without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.fickle import Fickle, FickleAndForgetful
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
@@ -46,7 +46,7 @@ async def _hung_up(
             assert isinstance(sale.people, Fickle)
             await sale.some(50, 100)
             before = _files(deployment)
-            while sale.people.hung_up < FAULTS[NAME].each:
+            while sale.people.hung_up < in_one_sale(NAME):
                 await sale.some(5, 20)
             sale.runs = sale.people.hung_up
             sale.found += await _left_behind(sale, before)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.torture import scores
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.scores import Score
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ PER_OPERATION = 250
 @pytest.mark.torture("bytes_at_random")
 def test_any_bytes(seed: int) -> None:
     """They are requests or refused, and never a failure."""
-    each = FAULTS["bytes_at_random"].each
+    each = in_one_sale("bytes_at_random")
     _run(BYTES, each, seed * each)
     scores.note(Score("bytes_at_random", seed, each, 0))
 
@@ -31,7 +31,7 @@ def test_any_bytes(seed: int) -> None:
 @pytest.mark.torture("document_at_random")
 def test_any_request_of_the_document(seed: int) -> None:
     """It is answered as the service's own document says, and never with a failure."""
-    each = FAULTS["document_at_random"].each
+    each = in_one_sale("document_at_random")
     _run(DOCUMENT, each * PER_OPERATION, seed + 1)
     scores.note(Score("document_at_random", seed, each, 0))
 

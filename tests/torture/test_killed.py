@@ -11,7 +11,7 @@ from tests.deployment import META, Deployment
 from tests.http.conftest import LoggedRole
 from tests.servers import wait_until
 from tests.torture.broken import FORGETS_KEYS, without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.killing import KILLS
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
@@ -43,7 +43,7 @@ async def test_valkey_is_killed(template: Path, tmp_path: Path, seed: int) -> No
 
 async def _valkey_killed(deployment: Deployment, seed: int, *, control: bool = False) -> list[str]:
     async with selling("valkey_killed", seed, deployment) as sale:
-        for _ in range(FAULTS[sale.fault].each):
+        for _ in range(in_one_sale(sale.fault)):
             await sale.some(5, 120)
             await sale.do(deployment.restart_valkey)
     return await judge(sale, control=control)
@@ -66,7 +66,7 @@ async def test_an_api_process_is_killed(template: Path, tmp_path: Path, seed: in
 
 async def _api_killed(deployment: Deployment, seed: int, *, control: bool = False) -> list[str]:
     async with selling("api_killed", seed, deployment) as sale:
-        for _ in range(FAULTS[sale.fault].each):
+        for _ in range(in_one_sale(sale.fault)):
             await sale.some(5, 120)
             api = sale.chance.choice(deployment.apis)
             before = api.said(SERVES)
@@ -101,7 +101,7 @@ async def _postgresql_killed(
 ) -> list[str]:
     patience_s = IMPATIENT_S if control else PATIENCE_S
     async with selling("postgresql_killed", seed, deployment, patience_s=patience_s) as sale:
-        for _ in range(FAULTS[sale.fault].each):
+        for _ in range(in_one_sale(sale.fault)):
             await sale.some(5, 120)
             kill = sale.chance.choice([*KILLS.values()])
             await sale.do(partial(deployment.restart_postgresql, kill))

@@ -12,7 +12,7 @@ import redis
 from tests.crowd import connected
 from tests.deployment import USUAL, Build, Deployment
 from tests.torture.broken import without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.people import PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling, until_it_sells
 
@@ -41,7 +41,7 @@ async def _memory_full(
     async with deployed(directory, template, build) as deployment:
         patience_s = 5.0 if control else PATIENCE_S
         async with selling("memory_full", seed, deployment, patience_s=patience_s) as sale:
-            for number in range(3 if control else FAULTS[sale.fault].each):
+            for number in range(3 if control else in_one_sale(sale.fault)):
                 await sale.some(20, 120)
                 await sale.do(partial(_fill, sale, wrong, asks=number == 0 and not control))
         return await judge(sale, control=control, also=wrong)

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.deployment import USUAL, Build, Deployment
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.power import Power
 from tests.torture.preloads import compiled
 from tests.torture.sale import Sale, deployed, holds, judge, selling, until_it_sells
@@ -51,7 +51,7 @@ async def _power_lost(
     build = Build(build.settings, build.redis_options, redis_prefix=power.prefix)
     async with deployed(directory / "service", template, build) as deployment:
         async with selling("power_lost", seed, deployment) as sale:
-            for number in range(3 if control else FAULTS[sale.fault].each):
+            for number in range(3 if control else in_one_sale(sale.fault)):
                 await sale.some(5, 120)
                 await sale.do(partial(_lose_power, sale, power, number % 5, control=control), 0)
         return await judge(sale, control=control)

@@ -5,7 +5,7 @@ import pytest
 from tests.simulation.campaign import CHUNK, catch, run_chunk
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.torture import scores
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.scores import Score
 
 
@@ -13,7 +13,7 @@ from tests.torture.scores import Score
 @pytest.mark.torture("simulation")
 def test_every_promise_holds_in_every_world(seed: int) -> None:
     """Whatever is killed, frozen, cut off, wiped or put back, between any two awaits."""
-    each = FAULTS["simulation"].each
+    each = in_one_sale("simulation")
     worlds = range(seed * each, (seed + 1) * each)
     parts = [run_chunk(worlds[at : at + CHUNK]) for at in range(0, each, CHUNK)]
     wrong = [f"seed {f.seed}: {f.says}" for part in parts for f in part.violations]

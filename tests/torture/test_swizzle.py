@@ -20,7 +20,7 @@ import redis
 from tests.deployment import USUAL, Build, Deployment, frozen
 from tests.http.conftest import LoggedRole
 from tests.torture.broken import FORGETS_KEYS, without
-from tests.torture.faults import FAULTS, counts
+from tests.torture.faults import in_one_sale
 from tests.torture.fickle import Fickle
 from tests.torture.killing import KILLS
 from tests.torture.mischief import Mischief, before_http, before_redis
@@ -66,7 +66,7 @@ async def exposed(
 @pytest.mark.torture(NAME)
 async def test_everything_at_random(template: Path, tmp_path: Path, seed: int) -> None:
     """Nothing is lost, nothing is done twice, nothing grows."""
-    seconds = min(FAULTS[NAME].each, counts()[NAME])
+    seconds = in_one_sale(NAME)
     holds(await _swizzled(template, tmp_path, seed, seconds))
 
 

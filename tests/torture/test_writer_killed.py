@@ -16,12 +16,12 @@ from tests.deployment import USUAL, Build
 from tests.http.conftest import LoggedRole
 from tests.torture.broken import without
 from tests.torture.failing_writer import ENDED, POINTS, VARIABLE
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
 NAME = "writer_killed"
-EACH = FAULTS[NAME].each
+EACH = in_one_sale(NAME)
 PASSINGS_MAX = 12
 TRIMS_MAX = 3
 """There are fewer of these than of commits."""

@@ -10,7 +10,7 @@ import pytest
 from tests.deployment import META, USUAL, Build, Deployment
 from tests.http.conftest import LoggedRole
 from tests.torture.broken import without
-from tests.torture.faults import FAULTS
+from tests.torture.faults import in_one_sale
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
 
@@ -36,7 +36,7 @@ async def _zombies(
         try:
             other.start()
             async with selling(NAME, seed, deployment, patience_s=patience_s) as sale:
-                for _ in range(FAULTS[NAME].each):
+                for _ in range(in_one_sale(NAME)):
                     await sale.some(20, 200)
                     await _freeze(sale, sale.chance.choice(writers))
                     await sale.some(20, 60)
