@@ -44,7 +44,7 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore=tests/tls --ignore=tests/torture
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --ignore=tests/tls --ignore=tests/torture
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
 test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS
@@ -53,7 +53,7 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 	    "valkey-server, and POSTGRESQL_BIN to the directory of initdb and postgres" >&2; exit 1; }; \
 	done
 	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
-	  $(BIN)/pytest -n $(JOBS) --dist loadfile -k "not fakeredis" tests/integration tests/lua tests/tls \
+	  $(BIN)/pytest -n $(JOBS) --dist worksteal -k "not fakeredis and not broken_script" tests/integration tests/lua tests/tls \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
 
 # `make test` has one point of each; a seed repeats what was done to a sale, and when.
