@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import inf
 
 from loadtests.replay import History, Stay
 from loadtests.replay import Row as Change
@@ -142,7 +143,10 @@ class Windows:
 
         Those that have a change, with its first and last; and those that saw one (`_seen`).
         """
-        known = [(one.completed or 0.0, one.invoked, first, last) for one, first, last in done]
+        known = [
+            (inf if one.completed is None else one.completed, one.invoked, first, last)
+            for one, first, last in done
+        ]
         ended = sorted((completed, last) for completed, _, _, last in known)
         self._ended = [at for at, _ in ended]
         self._latest = list(accumulate((seq for _, seq in ended), max))

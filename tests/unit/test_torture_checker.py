@@ -177,3 +177,11 @@ def test_who_changes_something_later_has_the_greater_seq() -> None:
     sale.operations.append(Operation("poll", EVENT, "b", "", 0.1, 0.2, 200, seen, 1))
     sale.operations[0].invoked, b.invoked = 0.3, 0.0
     assert "seq 3 is not in 5" in "\n".join(check(sale.operations, sale.rows))
+
+
+def test_one_without_an_end_says_nothing_of_the_others() -> None:
+    """That it has none is wrong; when the others were carried out it does not tell."""
+    sale = Sale()
+    sale.operations[4].completed = None
+    (wrong,) = check(sale.operations, sale.rows)
+    assert "it has no end" in wrong
