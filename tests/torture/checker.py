@@ -305,6 +305,8 @@ class _Judge:
         if not first < change.seq <= last:
             yield f"seq {change.seq} is not in {first + 1} to {last}"
         current = one.body.get("current")
+        if current is not None and one.sends == 1:
+            yield "it was sent once, and is answered as a repeat"
         # A replay says in which epoch it was told; the change may be of an earlier one.
         epoch = change.epoch if current is None else max(change.epoch, one.body["epoch"])
         if (one.body.get("epoch"), one.seq) != (epoch, change.seq):

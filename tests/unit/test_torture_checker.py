@@ -84,7 +84,16 @@ def test_a_replay_tells_of_a_change_of_an_earlier_epoch() -> None:
     """The answer to a repeat is told in the epoch in which it is asked."""
     sale = Sale()
     sale.told(0, epoch=4, current={"status": "booked", "seq": 3})
+    sale.operations[0].sends = 2
     assert check(sale.operations, sale.rows) == []
+
+
+def test_who_asks_once_is_not_answered_as_a_repeat() -> None:
+    """A call that was carried out again would be, under its key."""
+    sale = Sale()
+    sale.told(0, epoch=1, current={"status": "booked", "seq": 3})
+    (wrong,) = check(sale.operations, sale.rows)
+    assert "sent once" in wrong
 
 
 def swap(sale: Sale) -> None:
