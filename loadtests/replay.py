@@ -91,12 +91,28 @@ class History:
 
     def had_counts(self, remaining: int, waiting: int, first: int, last: int) -> bool:
         """Whether the event stood so after some change between two seqs, both included."""
+        return self.when_counts(remaining, waiting, first, last) is not None
+
+    def when_counts(
+        self, remaining: int, waiting: int, first: int, last: int
+    ) -> tuple[int, int] | None:
+        """Return from which seq on, and up to before which, the event may have stood so.
+
+        As seen after some change between two seqs, both included; None where it never stood so.
+        """
         seqs = self._counts.get((remaining, waiting), [])
-        place = bisect_right(seqs, last) - 1
-        if place < 0:
-            return False
-        following = bisect_right(self._visible, seqs[place])
-        return following == len(self._visible) or self._visible[following] > first
+        latest = bisect_right(seqs, last) - 1
+        if latest < 0 or self._next(seqs[latest]) <= first:
+            return None
+        # Of two that follow each other only the first can be over by then.
+        earliest = max(0, bisect_right(seqs, first) - 1)
+        earliest += self._next(seqs[earliest]) <= first
+        return seqs[earliest], self._next(seqs[latest])
+
+    def _next(self, seq: int) -> int:
+        """Return the seq after which a reader could first see something else than after this."""
+        following = bisect_right(self._visible, seq)
+        return self._visible[following] if following < len(self._visible) else _FOR_EVER
 
     def positions(self, asked: Sequence[tuple[int, int]]) -> list[int]:
         """Return the place in the line, from 1, of pairs (after which seq, whose turn).

@@ -184,11 +184,14 @@ class Http1(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request: from now on it is the service that is waited for."""
+        """End a request: from now on it is the service that is waited for, or the next one."""
         if self._offered:
             return  # the parser believes that what follows is another protocol
         self._part = _NONE
-        self._patience.until = NEVER
+        if self._owes:
+            self._patience.until = NEVER
+        else:  # it was answered before its body was there
+            self._patience.begin(self.timeout_keep_alive)
         super().on_message_complete()
 
     # What becomes of a request.

@@ -2,8 +2,9 @@
 
 The journal is replayed in the order of seq through `tests/model.py`: each change must be one that
 the model makes when it is asked for it then, and each answer what the model answered at its seq.
-An operation that had ended before another began has the smaller seq. With the order known, that is
-the whole of linearizability: nothing has to be searched. What a change may not do in any order is
+An operation that had ended before another began has the smaller seq, and what changes nothing saw
+no less than what had ended before it. With the order known, that is linearizability: nothing has to
+be searched. What a change may not do in any order is
 judged by the list that `onsale audit` has (`service/replay.py`). Pure; each fault is a sentence.
 """
 
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import inf
 
 from loadtests.replay import History, Stay
 from loadtests.replay import Row as Change
@@ -137,8 +139,14 @@ class Windows:
     """Between which seqs an operation may have been carried out, as far as its times tell."""
 
     def __init__(self, done: Iterable[tuple[Operation, int, int]]) -> None:
-        """Take the operations of one partition that have a change, each with its first and last."""
-        known = [(one.completed or 0.0, one.invoked, first, last) for one, first, last in done]
+        """Take operations of one partition: each was at or before a seq, and at or behind another.
+
+        Those that have a change, with its first and last; and those that saw one (`_seen`).
+        """
+        known = [
+            (inf if one.completed is None else one.completed, one.invoked, first, last)
+            for one, first, last in done
+        ]
         ended = sorted((completed, last) for completed, _, _, last in known)
         self._ended = [at for at, _ in ended]
         self._latest = list(accumulate((seq for _, seq in ended), max))
@@ -173,6 +181,14 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
             of_partition[row.partition].append((one, seq, seq + (seq in history.reassigned)))
     windows = {partition: Windows(done) for partition, done in of_partition.items()}
     stays = {event_id: _stays(history) for event_id, history in replay.histories.items()}
+    for one in operations:
+        if one.completed is None or replay.by_key.get(one.key):
+            continue
+        partition = replay.partition_of[one.event_id]
+        window = windows[partition].of(one) if partition in windows else (0, _END)
+        if seen := _seen(one, replay, window, stays[one.event_id]):
+            of_partition[partition].append((one, *seen))
+    windows = {partition: Windows(done) for partition, done in of_partition.items()}
     places: list[Place] = []
     for one in operations:
         if one.completed is None:
@@ -186,6 +202,26 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
         judge = _Judge(one, replay, window, stays[one.event_id], places)
         wrong += [f"{one} {one.body}: {says}" for says in judge.judge()]
     return [*wrong, *_misplaced(places, replay)]
+
+
+def _seen(
+    one: Operation, replay: Replay, window: tuple[int, int], stays: dict[str, list[Stay]]
+) -> tuple[int, int] | None:
+    """Return before which seq something was looked at, and behind which, as what was seen tells.
+
+    So who looks later does not see less. Whether it was so at all is judged elsewhere.
+    """
+    history = replay.histories[one.event_id]
+    if one.kind == "look":
+        counts = one.body.get("remainingTickets", -1), one.body.get("waitingListCount", -1)
+        found = history.when_counts(*counts, *window)
+        return found and (found[1], found[0])
+    stay = history.stays.get(one.seq or 0)
+    if stay is not None and (stay.user, stay.state) == (one.user, one.state):
+        return stay.until, stay.since
+    if one.kind == "poll" and one.status == 404 and one.user in stays:
+        return stays[one.user][0].since, 0
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +305,8 @@ class _Judge:
         if not first < change.seq <= last:
             yield f"seq {change.seq} is not in {first + 1} to {last}"
         current = one.body.get("current")
+        if current is not None and one.sends == 1:
+            yield "it was sent once, and is answered as a repeat"
         # A replay says in which epoch it was told; the change may be of an earlier one.
         epoch = change.epoch if current is None else max(change.epoch, one.body["epoch"])
         if (one.body.get("epoch"), one.seq) != (epoch, change.seq):

@@ -78,7 +78,7 @@ FAULTS = {
             each=10_000,
             full=50_000,
             brief=0,
-            control="29 mutants, `make mutants NAME=http`",
+            control="30 mutants, `make mutants NAME=http`",
         ),
         Fault(
             "document_at_random",
@@ -87,7 +87,7 @@ FAULTS = {
             each=200,
             full=200,
             brief=0,
-            control="29 mutants, `make mutants NAME=http`",
+            control="30 mutants, `make mutants NAME=http`",
         ),
         Fault("valkey_wiped", "FLUSHALL", POINT, 2, 20, 0, RESTORES),
         Fault("valkey_older", "Valkey restored from a copy of the same epoch", POINT, 2, 10, 0),
@@ -211,7 +211,7 @@ FAULTS = {
             each=100,
             full=1000,
             brief=50,
-            control="calls have no numbers, and keys are not remembered",
+            control="calls have no numbers",
         ),
         Fault(
             "http_replies_dropped",
@@ -220,7 +220,7 @@ FAULTS = {
             each=100,
             full=1000,
             brief=50,
-            control="people repeat under another key",
+            control="keys are not remembered",
         ),
         Fault(
             "clients_hang_up",

@@ -11,7 +11,7 @@ from tests.deployment import USUAL, Build, Deployment
 from tests.torture.broken import FORGETS_KEYS, without
 from tests.torture.faults import in_one_sale
 from tests.torture.mischief import Mischief, before_http, before_redis
-from tests.torture.people import IMPATIENT_S, PATIENCE_S, Forgetful, People
+from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import holds, judge, selling
 
 BEHIND_THE_API, BEFORE_THE_API = "redis_replies_dropped", "http_replies_dropped"
@@ -49,13 +49,12 @@ async def dropped(
     seed: int,
     *,
     build: Build = USUAL,
-    crowd: type[People] = People,
     control: bool = False,
 ) -> list[str]:
     """Sell until so many replies were lost; return what is wrong with that sale."""
     patience_s = IMPATIENT_S if control else PATIENCE_S
     async with meddled_with(directory, template, build, where, seed) as (deployment, proxy):
-        async with selling(where, seed, deployment, crowd=crowd, patience_s=patience_s) as sale:
+        async with selling(where, seed, deployment, patience_s=patience_s) as sale:
             await sale.some(50, 100)
             proxy.at_work = True
             while proxy.lost_replies < in_one_sale(where):
@@ -79,12 +78,12 @@ async def test_replies_of_the_api_are_dropped(template: Path, tmp_path: Path, se
 
 
 async def test_control_of_redis_replies_dropped(template: Path, tmp_path: Path) -> None:
-    """Without call numbers and keys the same call, sent again, is another one."""
-    unnumbered = ("lua/include/numbered.lua", "  if last then\n", "  if false then\n")
-    build = without(tmp_path, unnumbered, FORGETS_KEYS)
+    """Without call numbers the same call, sent again, is another one."""
+    build = without(tmp_path, ("lua/include/numbered.lua", "  if last then\n", "  if false then\n"))
     assert await dropped(tmp_path, template, BEHIND_THE_API, 0, build=build, control=True)
 
 
 async def test_control_of_http_replies_dropped(template: Path, tmp_path: Path) -> None:
-    """People who repeat under another key have asked for something else."""
-    assert await dropped(tmp_path, template, BEFORE_THE_API, 0, crowd=Forgetful, control=True)
+    """Without the memory of keys the same request, sent again, is another one."""
+    build = without(tmp_path, FORGETS_KEYS)
+    assert await dropped(tmp_path, template, BEFORE_THE_API, 0, build=build, control=True)

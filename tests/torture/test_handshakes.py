@@ -123,7 +123,7 @@ async def _frozen(deployment: Deployment, seed: int, *, control: bool = False) -
                 os.kill(role.pid, signal.SIGCONT)
             await sale.some(30, 60)
             sale.runs += 1
-    return await judge(sale, control=control)
+    return await judge(sale, control=control, also=await _rebuilt(deployment))
 
 
 @pytest.mark.torture(AT_ONCE)
@@ -146,6 +146,19 @@ async def _at_once(deployment: Deployment, seed: int, *, control: bool = False) 
     if epochs != 1 + sale.runs:
         sale.found.append(f"{sale.runs} faults have begun {epochs - 1} epochs")
     return await judge(sale, control=control)
+
+
+async def _rebuilt(deployment: Deployment) -> list[str]:
+    """Return the epochs for which Redis was found to have gone back, or to be empty: it was not.
+
+    Who sets it back is found out and made good, so that nothing may be wrong but this.
+    """
+    record = await asyncpg.connect(deployment.servers.postgresql_url)
+    try:
+        rows = await record.fetch("SELECT epoch, reason FROM epochs WHERE verdict = 'rebuild'")
+    finally:
+        await record.close()
+    return [f"Redis was rebuilt for epoch {epoch}: {reason}" for epoch, reason in rows]
 
 
 async def _epochs(deployment: Deployment) -> int:

@@ -11,6 +11,9 @@ from uvicorn.server import ServerState
 
 from service.http1 import Http1, http1
 
+EARLY = "/early"
+"""What is asked for here is answered without a look at its body."""
+
 _STILL_TURNS = 4
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
@@ -134,7 +137,7 @@ class Line:
 
 
 async def _application(scope: Any, receive: Any, send: Any) -> None:
-    body, more = b"", True
+    body, more = b"", scope["path"] != EARLY
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":

@@ -1,10 +1,12 @@
 """A connection, in whatever segments its bytes come: bounds, order, offers, and what waits."""
 
+import asyncio
+
 import pytest
 
 from service.heads import FIELDS_MAX, HEAD_BYTES_MAX, HEADER_BYTES_MAX, URL_BYTES_MAX
 from service.http1 import PIECE_BYTES
-from tests.unit.connection import Line
+from tests.unit.connection import EARLY, Line
 
 HOST = b"Host: localhost\r\n"
 POST = b"POST /book HTTP/1.1\r\n" + HOST
@@ -191,6 +193,29 @@ async def test_what_ends_the_connection_ends_what_is_read() -> None:
     assert [a.path for a in line.asked] == ["/1", "/last"]
     assert line.statuses == [200, 200]
     assert line.wire.is_closing()
+
+
+async def test_who_was_answered_early_may_not_stay_for_ever() -> None:
+    """A body that comes behind its answer is followed by another request, or by the end."""
+    line = Line(read_s=0.05)
+    line.http.timeout_keep_alive = 0
+    await line.send(
+        [b"POST %b HTTP/1.1\r\n" % EARLY.encode() + HOST + b"Content-Length: 5\r\n\r\n"]
+    )
+    assert line.statuses == [200]
+    await line.send([b"abcde" + GET % 1])
+    assert line.statuses == [200, 200]
+    await line.hang_up()
+    line = Line(read_s=0.05)
+    line.http.timeout_keep_alive = 0
+    await line.send(
+        [b"POST %b HTTP/1.1\r\n" % EARLY.encode() + HOST + b"Content-Length: 5\r\n\r\n"]
+    )
+    await line.send([b"abcde"])
+    async with asyncio.timeout(5):
+        while not line.wire.closing:
+            await asyncio.sleep(0.01)
+    assert line.refused == []
 
 
 async def test_a_broken_body_does_not_take_earlier_answers_away() -> None:

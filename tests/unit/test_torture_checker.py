@@ -84,7 +84,16 @@ def test_a_replay_tells_of_a_change_of_an_earlier_epoch() -> None:
     """The answer to a repeat is told in the epoch in which it is asked."""
     sale = Sale()
     sale.told(0, epoch=4, current={"status": "booked", "seq": 3})
+    sale.operations[0].sends = 2
     assert check(sale.operations, sale.rows) == []
+
+
+def test_who_asks_once_is_not_answered_as_a_repeat() -> None:
+    """A call that was carried out again would be, under its key."""
+    sale = Sale()
+    sale.told(0, epoch=1, current={"status": "booked", "seq": 3})
+    (wrong,) = check(sale.operations, sale.rows)
+    assert "sent once" in wrong
 
 
 def swap(sale: Sale) -> None:
@@ -142,3 +151,46 @@ def test_what_is_wrong_is_found(wrong: Callable[[Sale], object], says: str) -> N
     sale = Sale()
     wrong(sale)
     assert says in "\n".join(check(sale.operations, sale.rows))
+
+
+POLLS = (
+    ("poll", "a", 200, {"status": "booked", "seq": 3}),
+    ("poll", "a", 404, {"code": "not_booked"}),
+)
+LOOKS = (
+    ("look", "", 200, {"remainingTickets": 0, "waitingListCount": 0}),
+    ("look", "", 200, {"remainingTickets": 1, "waitingListCount": 0}),
+)
+
+
+@pytest.mark.parametrize("seen", [POLLS, LOOKS], ids=["polls", "looks"])
+def test_who_looks_later_sees_no_less(seen: Any) -> None:
+    """While a booking is under way two look, one after the other: it is made once, or not yet."""
+    found = []
+    for order in (seen, seen[::-1]):
+        sale = Sale()
+        for begins, (kind, user, status, body) in zip((0.1, 0.3), order, strict=True):
+            looked = Operation(kind, EVENT, user, "", begins, begins + 0.1, status, body, 1)
+            sale.operations.append(looked)
+        found.append(check(sale.operations, sale.rows))
+    assert found[0]
+    assert found[1] == []
+
+
+def test_who_changes_something_later_has_the_greater_seq() -> None:
+    """What was seen of a change that is under way is before whatever begins later."""
+    sale = Sale()
+    b = sale.operations[1]
+    b.completed = 2.9
+    seen = {"status": "waiting", "seq": 4, "position": 1}
+    sale.operations.append(Operation("poll", EVENT, "b", "", 0.1, 0.2, 200, seen, 1))
+    sale.operations[0].invoked, b.invoked = 0.3, 0.0
+    assert "seq 3 is not in 5" in "\n".join(check(sale.operations, sale.rows))
+
+
+def test_one_without_an_end_says_nothing_of_the_others() -> None:
+    """That it has none is wrong; when the others were carried out it does not tell."""
+    sale = Sale()
+    sale.operations[4].completed = None
+    (wrong,) = check(sale.operations, sale.rows)
+    assert "it has no end" in wrong
