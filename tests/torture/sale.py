@@ -118,7 +118,7 @@ async def judge(sale: Sale, *, control: bool = False, also: Sequence[str] = ()) 
 
     `also`: what was found wrong otherwise.
     """
-    wrong = [*also, *await _wrong(sale)]
+    wrong = sorted([*also, *await _wrong(sale)], key=_says_little)
     operations = len(sale.people.history)
     scores.note(
         Score(sale.fault, sale.seed, sale.runs, operations, wrong[:5], control, sale.measured)
@@ -126,6 +126,11 @@ async def judge(sale: Sale, *, control: bool = False, also: Sequence[str] = ()) 
     if wrong and (path := os.environ.get("ONSALE_TORTURE_HISTORY")):
         write(path, sale.people.history)
     return wrong
+
+
+def _says_little(wrong: str) -> bool:
+    """Whether something only was not there in time: what else is wrong is told before it."""
+    return "waited in vain" in wrong or "it has no end" in wrong
 
 
 def holds(wrong: list[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import META, Deployment
+from tests.deployment import META, USUAL, Build, Deployment
 from tests.http.conftest import LoggedRole
 from tests.servers import wait_until
 from tests.torture.broken import FORGETS_KEYS, without
@@ -15,6 +15,9 @@ from tests.torture.faults import in_one_sale
 from tests.torture.killing import KILLS
 from tests.torture.people import IMPATIENT_S, PATIENCE_S
 from tests.torture.sale import Sale, deployed, holds, judge, selling
+
+PARTITIONED = (USUAL, Build({"ONSALE_PARTITIONS": "3"}))
+"""Every other sale has its events in three partitions, each with epochs and seqs of its own."""
 
 SERVES = '"event": "serving"'
 RESUMES_S = 5.0
@@ -37,7 +40,7 @@ DAWDLES = (
 @pytest.mark.torture("valkey_killed")
 async def test_valkey_is_killed(template: Path, tmp_path: Path, seed: int) -> None:
     """No answer is lost, nothing is done twice, and the record is what the answers say."""
-    async with deployed(tmp_path, template) as deployment:
+    async with deployed(tmp_path, template, PARTITIONED[seed % 2]) as deployment:
         holds(await _valkey_killed(deployment, seed))
 
 
@@ -60,7 +63,7 @@ async def test_control_of_valkey_killed(template: Path, tmp_path: Path) -> None:
 @pytest.mark.torture("api_killed")
 async def test_an_api_process_is_killed(template: Path, tmp_path: Path, seed: int) -> None:
     """What it had under way is found out from the other: done once, and answered as it was."""
-    async with deployed(tmp_path, template) as deployment:
+    async with deployed(tmp_path, template, PARTITIONED[seed % 2]) as deployment:
         holds(await _api_killed(deployment, seed))
 
 
@@ -92,7 +95,7 @@ async def test_control_of_api_killed(template: Path, tmp_path: Path) -> None:
 @pytest.mark.torture("postgresql_killed")
 async def test_postgresql_is_killed(template: Path, tmp_path: Path, seed: int) -> None:
     """Nothing is lost, nothing on record twice; and the writer goes on within five seconds."""
-    async with deployed(tmp_path, template) as deployment:
+    async with deployed(tmp_path, template, PARTITIONED[seed % 2]) as deployment:
         holds(await _postgresql_killed(deployment, seed))
 
 
