@@ -43,8 +43,8 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 	@exec $(BIN)/onsale demo
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
-test: .venv/.dev ## Run the whole test suite
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --ignore=tests/tls --ignore=tests/torture
+test: .venv/.dev ## Run the whole test suite (WITHOUT="tests/unit …" leaves rooms out)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(foreach room,tests/tls tests/torture $(WITHOUT),--ignore=$(room))
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
 test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS
@@ -75,7 +75,7 @@ check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest -q tests/unit tests/architecture
+	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/architecture
 
 bench: .venv/.dev ## Measure positions among a million waiters, and a rebuild of 200,000 users (3 min)
 	$(BIN)/python loadtests/bench_positions.py
