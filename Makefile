@@ -54,7 +54,8 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 	done
 	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
 	  $(BIN)/pytest -n $(JOBS) --dist worksteal -k "not fakeredis and not broken_script" tests/integration tests/lua tests/tls \
-	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py
+	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py \
+	  $(foreach room,$(WITHOUT),--ignore=$(room))
 
 # `make test` has one point of each; a seed repeats what was done to a sale, and when.
 restores: .venv/.dev ## Put stores back at POINTS random points of a sale (20), or at one SEED

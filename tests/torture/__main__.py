@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if short:
         return 1
     if options.write or (options.full and not options.faults):
-        PAGE.write_text(_written(PAGE.read_text(), found, took_s))
+        words = sys.argv[1:] if arguments is None else arguments
+        command = " ".join(["python -m tests.torture", *words])
+        PAGE.write_text(_written(PAGE.read_text(), found, versions.described(command, took_s)))
         print(f"written: {PAGE.relative_to(ROOT)}")
     return 0
 
@@ -73,12 +75,12 @@ def _pytest(jobs: int) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
-def _written(page: str, found: Mapping[str, Line], took_s: float) -> str:
+def _written(page: str, found: Mapping[str, Line], made_on: str) -> str:
     """Return the page with the new tables, and on what they were made."""
     tables = {
         "faults": report.table(found),
         "controls": report.controls(found),
-        "versions": versions.described(took_s),
+        "versions": made_on,
     }
     for name, text in tables.items():
         before, begins, rest = page.partition(f"<!-- {name} -->\n")

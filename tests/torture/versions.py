@@ -11,9 +11,10 @@ from service import embedded
 LIBRARIES = ("redis", "asyncpg", "uvicorn", "uvloop", "httptools", "starlette", "hypothesis")
 
 
-def described(took_s: float) -> str:
-    """Return the table; `took_s` is how long the run took."""
+def described(command: str, took_s: float) -> str:
+    """Return the table; `command` repeats the run, and `took_s` is how long that took."""
     rows = {
+        "command": f"`{command}`",
         "date": datetime.now(UTC).date().isoformat(),
         "commit": _first_line("git", "describe", "--always", "--dirty"),
         "Valkey": _first_line(str(embedded._valkey_binary()), "--version"),
