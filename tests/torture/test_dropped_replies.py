@@ -77,12 +77,14 @@ async def test_replies_of_the_api_are_dropped(template: Path, tmp_path: Path, se
     holds(await dropped(tmp_path, template, BEFORE_THE_API, seed))
 
 
+@pytest.mark.torture("redis_replies_dropped")
 async def test_control_of_redis_replies_dropped(template: Path, tmp_path: Path) -> None:
     """Without call numbers the same call, sent again, is another one."""
     build = without(tmp_path, ("lua/include/numbered.lua", "  if last then\n", "  if false then\n"))
     assert await dropped(tmp_path, template, BEHIND_THE_API, 0, build=build, control=True)
 
 
+@pytest.mark.torture("http_replies_dropped")
 async def test_control_of_http_replies_dropped(template: Path, tmp_path: Path) -> None:
     """Without the memory of keys the same request, sent again, is another one."""
     build = without(tmp_path, FORGETS_KEYS)

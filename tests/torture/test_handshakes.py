@@ -190,6 +190,7 @@ NOTHING_IS_RESUMED = (
 )
 
 
+@pytest.mark.torture("handshakes_at_once")
 async def test_control_of_handshakes_at_once(template: Path, tmp_path: Path) -> None:
     """Where nobody adopts what another has made, everybody makes an epoch."""
     build = without(tmp_path, NOTHING_IS_ADOPTED)
@@ -197,6 +198,7 @@ async def test_control_of_handshakes_at_once(template: Path, tmp_path: Path) -> 
         assert await _at_once(deployment, 0, control=True)
 
 
+@pytest.mark.torture("handshake_frozen")
 async def test_control_of_handshake_frozen(template: Path, tmp_path: Path) -> None:
     """Where any token begins the epoch, who wakes up sets Redis back."""
     build = without(tmp_path, *ANY_TOKEN_BEGINS)
@@ -204,6 +206,7 @@ async def test_control_of_handshake_frozen(template: Path, tmp_path: Path) -> No
         assert await _frozen(deployment, 0, control=True)
 
 
+@pytest.mark.torture("handshake_killed")
 async def test_control_of_handshake_killed(template: Path, tmp_path: Path) -> None:
     """Where nobody resumes what another has decided, an answered tail is thrown away."""
     build = without(tmp_path, NOTHING_IS_RESUMED)

@@ -102,6 +102,7 @@ CALLS_IT_A_FAILURE = ("service/app.py", "            ClientDisconnect: _disconne
 
 
 @pytest.mark.parametrize("text", [LEAKS, CALLS_IT_A_FAILURE], ids=["leaks", "fails"])
+@pytest.mark.torture("clients_hang_up")
 async def test_control_of_clients_hang_up(
     template: Path, tmp_path: Path, text: tuple[str, str, str]
 ) -> None:
@@ -110,6 +111,7 @@ async def test_control_of_clients_hang_up(
     assert await _hung_up(template, tmp_path, 0, build=build, control=True)
 
 
+@pytest.mark.torture("clients_hang_up")
 async def test_control_of_forgetful_clients(template: Path, tmp_path: Path) -> None:
     """Who comes back with another key has asked for something else."""
     assert await _hung_up(template, tmp_path, 0, crowd=FickleAndForgetful, control=True)

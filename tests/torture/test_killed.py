@@ -85,6 +85,7 @@ def _has_said_more(api: LoggedRole, before: int) -> bool:
     return api.said(SERVES) > before
 
 
+@pytest.mark.torture("api_killed")
 async def test_control_of_api_killed(template: Path, tmp_path: Path) -> None:
     """Without the memory of keys who repeats elsewhere is answered as somebody else."""
     build = without(tmp_path, FORGETS_KEYS)
@@ -123,6 +124,7 @@ async def _records(sale: Sale, deployment: Deployment) -> None:
         sale.found.append(f"nothing came on record for {took:.1f} s")
 
 
+@pytest.mark.torture("postgresql_killed")
 async def test_control_of_postgresql_killed(template: Path, tmp_path: Path) -> None:
     """Where rows and cursor are no one transaction, what is on record is met again."""
     build = without(

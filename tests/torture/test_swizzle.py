@@ -183,6 +183,7 @@ class Weights:
         return wrong
 
 
+@pytest.mark.torture("swizzle")
 async def test_control_of_swizzle(template: Path, tmp_path: Path) -> None:
     """Without the memory of keys most of it is found out."""
     build = without(tmp_path, FORGETS_KEYS)

@@ -116,6 +116,7 @@ TOO_EARLY = {
 
 
 @pytest.mark.parametrize("what", TOO_EARLY)
+@pytest.mark.torture("writer_killed")
 async def test_control_of_writer_killed(template: Path, tmp_path: Path, what: str) -> None:
     """What comes before COMMIT is seen where no COMMIT comes."""
     file, last = BEFORE_COMMIT

@@ -79,6 +79,7 @@ TWICE_IS_NO_ERROR = (
 )
 
 
+@pytest.mark.torture("zombie_writer")
 async def test_control_of_zombie_writer(template: Path, tmp_path: Path) -> None:
     """Without the cursor's lock two writers put the same changes on record."""
     build = without(tmp_path, NO_LOCK, TWICE_IS_NO_ERROR)
