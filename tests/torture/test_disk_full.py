@@ -48,7 +48,7 @@ async def _valkey_full(
     async with deployed(directory, template, build) as deployment:
         patience_s = 10.0 if control else PATIENCE_S
         async with selling("valkey_disk_full", seed, deployment, patience_s=patience_s) as sale:
-            for number in range(2 if control else in_one_sale(sale.fault)):
+            for number in range(10 if control else in_one_sale(sale.fault)):
                 await sale.some(20, 120)
                 fill = partial(_fill_and_kill if control else _fill, sale, asks=number == 0)
                 await sale.do(fill)
