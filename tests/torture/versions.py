@@ -13,6 +13,7 @@ LIBRARIES = ("redis", "asyncpg", "uvicorn", "uvloop", "httptools", "starlette", 
 
 def described(command: str, took_s: float) -> str:
     """Return the table; `command` repeats the run, and `took_s` is how long that took."""
+    kernel = platform.release().partition("-")[0]
     rows = {
         "command": f"`{command}`",
         "date": datetime.now(UTC).date().isoformat(),
@@ -21,7 +22,7 @@ def described(command: str, took_s: float) -> str:
         "PostgreSQL": _first_line(str(embedded._postgres_bin() / "postgres"), "--version"),
         "Python": platform.python_version(),
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        "machine": f"{platform.system()} {platform.release()}, {os.cpu_count()} cores",
+        "machine": f"{platform.system()} {kernel}, {os.cpu_count()} cores",
         "took": f"{took_s / 60:.0f} min",
     }
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
