@@ -201,10 +201,12 @@ class Deployment:
         self.servers.kill("valkey")
         self.servers.start_valkey()
 
-    def kill_postgresql(self) -> None:
-        """Kill -9, and wait until its sessions have ended as well."""
-        sessions = psutil.Process(self.servers.pid("postgresql")).children(recursive=True)
-        self.servers.kill("postgresql")
+    def kill_postgresql(self, kill: Callable[[psutil.Process], None] = psutil.Process.kill) -> None:
+        """End it by what `kill` does to its first process; wait until its sessions have ended."""
+        first = psutil.Process(self.servers.pid("postgresql"))
+        sessions = first.children(recursive=True)
+        kill(first)
+        self.servers.wait_for_end("postgresql")
         psutil.wait_procs(sessions, timeout=20)
 
     def freeze(self, store: str, seconds: float) -> None:
@@ -219,11 +221,7 @@ class Deployment:
 
     def restart_postgresql(self, kill: Callable[[psutil.Process], None]) -> None:
         """End PostgreSQL by what `kill` does to its first process; start it on what it has."""
-        first = psutil.Process(self.servers.pid("postgresql"))
-        sessions = first.children(recursive=True)
-        kill(first)
-        self.servers.wait_for_end("postgresql")
-        psutil.wait_procs(sessions, timeout=20)
+        self.kill_postgresql(kill)
         self.servers.start_postgres()
 
     def copy(self, store: str) -> None:
