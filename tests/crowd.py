@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-ANSWER_S = 15.0
+ANSWER_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class Deployment:
 
     async def is_recorded(self) -> None:
         """Wait until Redis knows that all it has is on record."""
-        async with asyncio.timeout(30), self.valkey() as client:
+        async with asyncio.timeout(90), self.valkey() as client:
             for partition in range(self.partitions):
                 meta = partition_keys(partition).meta
                 while True:
@@ -179,7 +179,7 @@ class Deployment:
         before = await self.epoch()
         async with self.valkey() as client:
             await client.script_flush()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await self.epoch() <= before:
                 await asyncio.sleep(0.01)
 

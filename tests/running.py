@@ -14,7 +14,7 @@ import pytest
 
 from tests.servers import wait_until
 
-STOP_S = 30
+STOP_S = 60
 
 
 ROLES = ("api", "writer", "valkey", "postgresql")

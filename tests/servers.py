@@ -23,7 +23,7 @@ from service.processes import log_tail
 from service.resources import sql_directory
 from service.rundir import RunDirectory, make_sockets, remove_sockets
 
-START_S = 30.0
+START_S = 90.0
 
 
 def wait_until(

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from service.errors import PROBLEMS
 
-_ANSWER_S = 15.0
+_ANSWER_S = 60.0
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ async def event_id(service: Service) -> int:
 
 async def recorded(client: Client, location: str) -> dict[str, object]:
     """Follow a location until what is there is on record."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             body: dict[str, object] = (await client.get(location, headers=PREFER)).json()
             if body["durability"] == "recorded":

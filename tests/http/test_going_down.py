@@ -152,7 +152,7 @@ async def _recorded(service: Service) -> AsyncIterator["asyncpg.Connection[async
     record = await asyncpg.connect(service.servers.postgresql_url)
     with redis.Redis.from_url(service.servers.redis_url) as client:
         last = int(client.hget(partition_keys(0).meta, "seq") or 0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await record.fetchval("SELECT seq FROM cursors WHERE partition = 0") < last:
             await asyncio.sleep(0.01)
     yield record

@@ -28,7 +28,7 @@ BETWEEN_KILLS = 150
 async def stores(running: Running) -> AsyncIterator[tuple[RedisClient, Record]]:
     """Connect to both stores, once they have recovered."""
     client = redis.asyncio.Redis.from_url(running.urls["redis"], decode_responses=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 await client.ping()
@@ -121,7 +121,7 @@ async def _sell_while(
 
 async def _recorded(client: RedisClient, record: Record) -> None:
     """Wait until P is R."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             epoch, seq = await client.hmget(partition_keys(0).meta, "epoch", "seq")
             row = await record.fetchrow("SELECT epoch, seq FROM cursors WHERE partition = 0")

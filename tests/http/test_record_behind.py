@@ -95,7 +95,7 @@ async def until_refused(
     pytest.fail(f"nothing was refused: {codes(answers)}")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_with_postgresql_away_redis_does_not_fill(behind: Behind) -> None:
     """Bookings go on up to their bound, cancellations to theirs, reads for ever; then all again."""
     valkey = behind.valkey

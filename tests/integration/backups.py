@@ -114,6 +114,6 @@ def modes(directory: Path) -> tuple[int, dict[str, int]]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what another task does."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)

@@ -116,7 +116,7 @@ async def test_a_writer_that_has_stopped(
     """What is answered and not on record is waited for, so long and no longer; nothing is left."""
     await engine.book(event_id, "3")
     says = r"up to 1-5, the record ends at 1-4 after 0\.2 s"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(CannotBackUpError, match=says):
             await made(stores, directory, patience_s=0.2)
     assert [*directory.parent.iterdir()] == []
@@ -233,7 +233,7 @@ class TestDirectory:
         monkeypatch.setattr(RecordTables, "hand_out", held)
         first = asyncio.create_task(made(stores, directory))
         await until(copying.is_set)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with pytest.raises(BackupRefusedError, match="another backup writes"):
                 await made(stores, directory)
         going_on.set()

@@ -21,7 +21,7 @@ from service.probes import NotReadyError
 from service.processes import Keeper
 from service.rundir import RunDirectory, make_sockets, remove_sockets
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(180)]
 
 
 @contextlib.asynccontextmanager
@@ -40,7 +40,7 @@ async def running(store: Store, run: RunDirectory) -> AsyncIterator[Keeper]:
 
 async def serving(store: Store) -> str:
     """Wait until the store serves; return its version."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             try:
                 return await store.probe()

@@ -371,7 +371,7 @@ class TestEvents:
 
             monkeypatch.setattr(EventRecord, "users", slow)
             async with Worker(settings) as one, Worker(settings) as other:
-                async with asyncio.timeout(6):
+                async with asyncio.timeout(10):
                     found = await asyncio.gather(
                         one.user(event.event_id, "a"), other.user(event.event_id, "a")
                     )

@@ -16,7 +16,7 @@ from service.migrations import (
 from service.resources import sql_directory
 from tests.servers import Servers
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 FIRST = "-- migrate:up\nCREATE TABLE first ();\n-- migrate:down\nDROP TABLE first;\n"
 SECOND = "-- migrate:up\nCREATE TABLE second ();\n-- migrate:down\nDROP TABLE second;\n"

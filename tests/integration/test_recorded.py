@@ -31,9 +31,12 @@ from tests.servers import Servers
 
 META = partition_keys(0).meta
 RECORDED = "recorded"
-DEADLINE_S = 1.5
-AT_ONCE_S = 0.8
-"""Far from any deadline here, and longer than two looks on a machine that others use too."""
+DEADLINE_S = 3.0
+STALL_S = 5.0
+"""What a machine that others use may add to anything."""
+
+AT_ONCE_S = 10.0
+"""Far from the 30 s that a patient request may take."""
 
 
 def with_deadline(stores: Stores, seconds: float = DEADLINE_S, **more: Any) -> Settings:
@@ -203,7 +206,7 @@ class TestRecorded:
                 (engine.cancel(event.event_id, "a", prefer=RECORDED), "not_booked"),
                 (engine.book(99, "a", prefer=RECORDED), "event_not_found"),
             ):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(AT_ONCE_S):
                     with pytest.raises(Problem) as caught:
                         await ask
                 assert caught.value.code == code
@@ -289,11 +292,11 @@ class TestPending:
                 asyncio.ensure_future(engine.book(event.event_id, "a", prefer=RECORDED))
             )
             assert durability == "none"
-            assert seconds < 1.1 * DEADLINE_S
+            assert seconds < DEADLINE_S + STALL_S
             durability, seconds = await seconds_to(
                 asyncio.ensure_future(engine.book(event.event_id, "b"))
             )
-            assert (durability, seconds < AT_ONCE_S) == ("fsync", True)
+            assert (durability, seconds < DEADLINE_S) == ("fsync", True)
             await allow_connections(servers, record, allow=True)
 
             async def recorded() -> bool:
@@ -312,11 +315,11 @@ class TestPending:
         async with Worker(settings) as engine:
             began = time.monotonic()
             event = await engine.initialize("Event Name", 1, RECORDED)
-            assert time.monotonic() - began < 1.1 * DEADLINE_S
+            assert time.monotonic() - began < DEADLINE_S + STALL_S
             assert (event.durability, event.at) == ("none", (1, 2))
             began = time.monotonic()
             booking = await engine.book(event.event_id, "a", prefer=RECORDED)
-            assert time.monotonic() - began < 1.1 * DEADLINE_S
+            assert time.monotonic() - began < DEADLINE_S + STALL_S
             assert (booking.durability, booking.at) == ("none", (1, 3))
             done = await engine.cancel(event.event_id, "a", prefer=RECORDED)
             assert (done.durability, done.at) == ("none", (1, 4))
@@ -489,7 +492,7 @@ class TestWaking:
             event = await engine.initialize("Event Name", 50)
             (first,) = begin(engine, event.event_id, ["first"])
             await _subscribed(stores)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(AT_ONCE_S):
                 await engine.book(event.event_id, "second", prefer=RECORDED)
                 assert (await first).durability == RECORDED
 

@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 STUB = Path(__file__).with_name("stub_service.py")
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ROLES = {"valkey", "postgresql", "writer", "api"}
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 
 
 def eventually(look: Callable[[], T | None], what: str) -> T:

@@ -82,7 +82,7 @@ def socket() -> Iterator[Path]:
 
 async def blocked(client: Redis, count: int = 1) -> None:
     """Wait until that many clients block in Valkey."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await client.info("clients"))["blocked_clients"] != count:
             await asyncio.sleep(0)
 

@@ -120,7 +120,7 @@ async def all_is_well(stores: Stores, record: Record, valkey: Client) -> None:
     assert await record.fetchval("SELECT count(*) FROM epochs") == 1
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_a_writer_frozen_inside_its_transaction_does_nothing_twice(
     stores: Stores, crowd: Crowd, record: Record, valkey: Client
 ) -> None:
@@ -160,7 +160,7 @@ async def test_a_writer_frozen_inside_its_transaction_does_nothing_twice(
         await all_is_well(stores, record, valkey)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", range(int(os.environ.get("ONSALE_TEST_POINTS", "1"))))
 async def test_a_writer_frozen_at_any_moment_does_nothing_twice(
     stores: Stores, crowd: Crowd, record: Record, valkey: Client, moment: int
@@ -195,7 +195,7 @@ async def test_a_writer_frozen_at_any_moment_does_nothing_twice(
         await all_is_well(stores, record, valkey)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_two_writers_under_load_apply_nothing_twice(
     stores: Stores, crowd: Crowd, record: Record, valkey: Client
 ) -> None:

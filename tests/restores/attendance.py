@@ -50,14 +50,14 @@ class Attendance:
     async def grow(self, count: int) -> None:
         """Wait until so many more requests had an answer that says something."""
         target = self.answered + count
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while self.answered < target:
                 await asyncio.sleep(0.005)
 
     async def are_told(self, code: str) -> None:
         """Wait until somebody is refused with that code."""
         known = len(self.heard)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(90):
             while all(one.code != code for one in self.heard[known:]):
                 await asyncio.sleep(0.01)
 
