@@ -32,7 +32,8 @@ from service.errors import PROBLEMS, Problem
 from service.exposition import Exposition
 from service.handlers import Handlers
 from service.handshakes import make_handshakes, urls_of
-from service.http1 import http1
+from service.hot_http1 import hot_http1
+from service.hot_path import HotPath
 from service.lanes import Bounds
 from service.ledger import LedgerPool
 from service.listener import allow_connections, bind, inherited
@@ -40,7 +41,7 @@ from service.metrics import Metrics, shared
 from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
-from service.stopwatch import Stopwatch
+from service.stopwatch import Durations, Stopwatch
 from service.vitals import look
 from service.wakeups import Wakeups
 from service.watermark import Watermarks
@@ -120,6 +121,7 @@ class Worker:
 def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     """Return the API as an ASGI application; it connects when its lifespan starts."""
     worker = Worker(settings, metrics)
+    durations = Durations(metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -127,6 +129,7 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
             gc.collect()
             gc.freeze()
             yield
+        durations.flush()
 
     for code in PROBLEMS:
         metrics.problems.labels(code)
@@ -140,9 +143,9 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
         routes=[
             *Handlers(worker.engine).routes(),
             *documentation.routes(),
-            Exposition(metrics, worker.look, onsale_version()).route(),
+            Exposition(metrics, durations, worker.look, onsale_version()).route(),
         ],
-        middleware=[Middleware(Stopwatch, metrics=metrics)],
+        middleware=[Middleware(Stopwatch, durations=durations)],
         exception_handlers={
             Problem: problem,
             HTTPException: _http_exception,
@@ -152,6 +155,7 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
         lifespan=lifespan,
     )
     _exact_paths(app.router)
+    app.state.hot = HotPath(worker.engine, metrics, durations)
     return app
 
 
@@ -162,10 +166,11 @@ def serve_api(settings: Settings, fd: int | None) -> None:
     """
     prepare(settings.answered_directory)
     metrics = shared(settings.metrics_directory, settings.role or "api")
+    app = make_app(settings, metrics)
     config = uvicorn.Config(
-        make_app(settings, metrics),
+        app,
         loop="uvloop",
-        http=http1(lambda code: metrics.problems.labels(code).inc()),
+        http=hot_http1(lambda code: metrics.problems.labels(code).inc(), app.state.hot),
         ws="none",
         lifespan="on",
         access_log=settings.access_log,

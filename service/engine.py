@@ -98,7 +98,7 @@ class Engine:
         `keyed`: `<key>/<digest>` of a request that has an Idempotency-Key. `prefer` is the
         durability that this one answer should wait for, where that is more.
         """
-        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer), keyed)
+        deadline, asked = self._deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
         lanes = self._of(event_id)
         booking = await self._known(event_id, lambda: lanes.book.submit(asked))
         return await self._given(event_id, booking, deadline, awaited=asked.awaited)
@@ -107,12 +107,33 @@ class Engine:
         self, event_id: int, user_id: str, *, keyed: str = "", prefer: str = ""
     ) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
-        deadline, asked = self._deadline(), Asked(event_id, user_id, self._awaits(prefer), keyed)
+        deadline, asked = self._deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
         lanes = self._of(event_id)
         done = await self._known(event_id, lambda: lanes.cancel.submit(asked))
         if done is None:
             raise Problem("not_booked")
         return await self._given(event_id, done, deadline, awaited=asked.awaited)
+
+    def submit_book(self, event_id: int, user_id: str) -> "asyncio.Future[Booking | Missed]":
+        """Book without waiting for the record: the first half of `book`, for who goes on alone.
+
+        A result that is `Missed` did nothing, and is for `book`; the position of any other is for
+        `given`. Raises WaitingRoomFull; the future Problem, and Expired.
+        """
+        return self._of(event_id).book.submit(Asked(event_id, user_id, awaited=False))
+
+    def submit_cancel(
+        self, event_id: int, user_id: str
+    ) -> "asyncio.Future[Cancellation | Missed | None]":
+        """Cancel likewise; None is `not_booked`."""
+        return self._of(event_id).cancel.submit(Asked(event_id, user_id, awaited=False))
+
+    def given(self, event_id: int, at: Position) -> Reached:
+        """Note a change as answered (H); return how far it reaches without having been awaited."""
+        reached = self._least()
+        if reached != "none":
+            self._note(partition_of(event_id, len(self._partitions)), at)
+        return reached
 
     async def event(self, event_id: int) -> EventState:
         """Read one event."""
@@ -129,7 +150,7 @@ class Engine:
         if state is None:
             raise Problem("not_booked")
         reached = self._least()
-        if self._awaits(prefer) and state.recorded:
+        if self.awaits(prefer) and state.recorded:
             on_record = await self._vouching[number].on_record(state.at, deadline)
             reached = "recorded" if on_record else reached
         if reached != "none":
@@ -139,7 +160,7 @@ class Engine:
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
-        deadline, awaited = self._deadline(), self._awaits(prefer)
+        deadline, awaited = self._deadline(), self.awaits(prefer)
         for _ in range(_DRAWS_MAX):
             try:
                 async with asyncio.timeout(self._deadline_s), self._ledgers.acquire() as ledger:
@@ -169,7 +190,7 @@ class Engine:
         """Return what Redis alone makes of a change."""
         return "none" if self._durability == "recorded" else self._durability
 
-    def _awaits(self, prefer: str) -> bool:
+    def awaits(self, prefer: str) -> bool:
         """Whether an answer waits for the record."""
         return "recorded" in (prefer, self._durability)
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.metrics import Metrics
+from service.stopwatch import Durations
 from service.vitals import PartitionVitals, Vitals
 
 _OF_A_PARTITION: tuple[tuple[str, str, Callable[[PartitionVitals], float | None]], ...] = (
@@ -58,9 +59,14 @@ class Exposition:
     """Answers scrapes by one API worker, in the name of all."""
 
     def __init__(
-        self, metrics: Metrics, look: Callable[[], Awaitable[Vitals]], version: str
+        self,
+        metrics: Metrics,
+        durations: Durations,
+        look: Callable[[], Awaitable[Vitals]],
+        version: str,
     ) -> None:
         """`look` asks the stores; it raises nothing and takes three seconds at worst."""
+        self._durations = durations
         self._metrics = metrics
         self._look = look
         self._version = version
@@ -72,6 +78,7 @@ class Exposition:
     async def scrape(self, request: Request) -> Response:
         """Answer 200, in the text format that the scraper asks for, whatever the stores do."""
         vitals = await self._look()
+        self._durations.flush()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         text = encode(_Everything(self._metrics.registry(), vitals, self._version))
         return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})

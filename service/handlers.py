@@ -5,18 +5,23 @@ anybody in between. A change that was made is never answered as a problem: what 
 be on record, and was asked to be, is `pending`.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from service.answers import (
+    NO_STORE,
+    applied,
+    booking_answer,
+    cancellation_answer,
+    pending_answer,
+)
 from service.bodies import answer, read_body
 from service.engine import Engine
 from service.errors import PROBLEMS, Problem
-from service.idempotency import REPLAYED, keyed_by
-from service.lineage import Position
+from service.idempotency import keyed_by
 from service.models import (
     INITIALIZE_BODY_BYTES_MAX,
     BookRequest,
@@ -26,12 +31,9 @@ from service.models import (
     parse_user_id,
 )
 from service.preferences import preferred
-from service.results import EventState, Reached, Standing
+from service.results import EventState
 
 _START = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_STORE = {"Cache-Control": "no-store"}
-_PENDING = "Not on record yet; its Location tells when it is"
-_CANCELLED = "Booking cancelled and ticket reassigned if applicable"
 
 
 class Handlers:
@@ -62,7 +64,7 @@ class Handlers:
         event = await self._engine.initialize(asked.name, asked.totalTickets, prefer)
         location = {"Location": f"/status/{event.event_id}"}
         if event.durability == "none":
-            return _pending({"eventId": event.event_id}, event.at, location)
+            return pending_answer({"eventId": event.event_id}, event.at, location)
         body = {
             "id": event.event_id,
             "name": event.name,
@@ -71,7 +73,7 @@ class Handlers:
             "createdAt": _time(event.created_at),
             "updatedAt": _time(event.updated_at),
         }
-        return answer(201, {"event": body}, {**location, **_applied(prefer, event.durability)})
+        return answer(201, {"event": body}, {**location, **applied(prefer, event.durability)})
 
     async def book(self, request: Request) -> Response:
         """Book: 201, 202 while waiting, 200 for a booking that stood."""
@@ -79,27 +81,7 @@ class Handlers:
         prefer = preferred(request.headers, "durability")
         keyed = keyed_by(request, "book", quantity=asked.quantity)
         booking = await self._engine.book(asked.eventId, asked.userId, keyed=keyed, prefer=prefer)
-        about = {"eventId": asked.eventId, "userId": asked.userId}
-        location = {"Location": _location(asked.eventId, asked.userId)}
-        headers = {**location, **_NO_STORE, **_replayed(booking.current)}
-        if booking.durability == "none":
-            return _pending(about, booking.at, headers)
-        waiting = booking.status == "waiting"
-        body: dict[str, object] = {
-            "message": "Added to waiting list" if waiting else "Ticket booked successfully",
-            "status": booking.status,
-            **about,
-            "quantity": asked.quantity,
-            "durability": booking.durability,
-            "epoch": booking.at.epoch,
-            "seq": booking.at.seq,
-        }
-        if booking.current is not None:
-            body["current"] = _current(booking.current)
-        elif waiting:
-            body["position"] = booking.position
-        status = 202 if waiting else 201 if booking.new else 200
-        return answer(status, body, {**headers, **_applied(prefer, booking.durability)})
+        return booking_answer(asked.eventId, asked.userId, booking, prefer)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel, or leave the waiting list: 200. Never says who was promoted."""
@@ -107,24 +89,7 @@ class Handlers:
         prefer = preferred(request.headers, "durability")
         keyed = keyed_by(request, "cancel")
         done = await self._engine.cancel(asked.eventId, asked.userId, keyed=keyed, prefer=prefer)
-        about = {"eventId": asked.eventId, "userId": asked.userId}
-        headers = {**_NO_STORE, **_replayed(done.current)}
-        if done.durability == "none":
-            location = {"Location": _location(asked.eventId, asked.userId)}
-            return _pending(about, done.at, {**location, **headers})
-        left = done.status == "left_waiting_list"
-        body: dict[str, object] = {
-            "message": "Left the waiting list" if left else _CANCELLED,
-            "status": done.status,
-            **about,
-            "reassigned": done.reassigned,
-            "durability": done.durability,
-            "epoch": done.at.epoch,
-            "seq": done.at.seq,
-        }
-        if done.current is not None:
-            body["current"] = _current(done.current)
-        return answer(200, body, {**headers, **_applied(prefer, done.durability)})
+        return cancellation_answer(asked.eventId, asked.userId, done, prefer)
 
     async def status(self, request: Request) -> Response:
         """Tell how an event stands: 200."""
@@ -150,7 +115,7 @@ class Handlers:
             body["position"] = state.position
         body["durability"] = state.durability
         body["seq"] = state.seq
-        return answer(200, body, {**_NO_STORE, **_applied(prefer, state.durability)})
+        return answer(200, body, {**NO_STORE, **applied(prefer, state.durability)})
 
     async def problem(self, request: Request) -> Response:
         """Explain a problem's code: what a `type` points to."""
@@ -168,12 +133,12 @@ class Handlers:
 
     async def livez(self, _: Request) -> Response:
         """Say that this process answers: 200, whatever the stores do."""
-        return answer(200, {"status": "live"}, _NO_STORE)
+        return answer(200, {"status": "live"}, NO_STORE)
 
     async def readyz(self, _: Request) -> Response:
         """Say whether bookings are taken: 200, or the problem that stands in the way."""
         await self._engine.ready()
-        return answer(200, {"status": "ready"}, _NO_STORE)
+        return answer(200, {"status": "ready"}, NO_STORE)
 
     async def index(self, _: Request) -> Response:
         """Lead a person who opens the address to the documentation."""
@@ -185,39 +150,6 @@ def _event_id(request: Request) -> int:
     if event_id is None:
         raise Problem("event_not_found")
     return event_id
-
-
-def _location(event_id: int, user_id: str) -> str:
-    """Return where a user's state appears."""
-    return f"/events/{event_id}/users/{user_id.replace('|', '%7C')}"
-
-
-def _pending(about: Mapping[str, object], at: Position, headers: dict[str, str]) -> Response:
-    """Encode a change that waited for the record in vain: 202, and nothing promised yet."""
-    body = {
-        "message": _PENDING,
-        "status": "pending",
-        **about,
-        "durability": "none",
-        "epoch": at.epoch,
-        "seq": at.seq,
-    }
-    return answer(202, body, headers)
-
-
-def _applied(prefer: str, reached: Reached) -> dict[str, str]:
-    """Return the header that says that a preference was honoured, where it was."""
-    return {"Preference-Applied": f"durability={prefer}"} if prefer == reached else {}
-
-
-def _replayed(current: Standing | None) -> Mapping[str, str]:
-    """Return the header that says that nothing was done, where an answer is told again."""
-    return REPLAYED if current is not None else {}
-
-
-def _current(now: Standing) -> dict[str, object]:
-    position = {"position": now.position} if now.status == "waiting" else {}
-    return {"status": now.status, **position, "seq": now.seq}
 
 
 def _status(event: EventState) -> dict[str, object]:

@@ -152,7 +152,7 @@ class Http1(HttpToolsProtocol):
         self._part = _HEAD
         self._patience.until = 0.0
         self._segments = self._first = self._segment
-        super().on_message_begin()
+        self._begin_head()
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the address."""
@@ -168,7 +168,7 @@ class Http1(HttpToolsProtocol):
             code = "head_too_large" if header_bytes(headers) > HEADER_BYTES_MAX else ""
         if code:
             raise _RefusedError(code)
-        super().on_headers_complete()
+        self._begin_request()
         self._part = _BODY
         self._offered = parser.should_upgrade()
         # What stands behind the body is read and forgotten: it is no header (RFC 9110, 6.5.1).
@@ -193,6 +193,13 @@ class Http1(HttpToolsProtocol):
         else:  # it was answered before its body was there
             self._patience.begin(self.timeout_keep_alive)
         super().on_message_complete()
+
+    def _begin_head(self) -> None:
+        super().on_message_begin()
+
+    def _begin_request(self) -> None:
+        """Have the application begin with a request, or let it wait for its turn."""
+        super().on_headers_complete()
 
     # What becomes of a request.
 

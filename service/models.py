@@ -24,7 +24,8 @@ NAME_LENGTH_MAX = 200
 BODY_BYTES_MAX = 4 << 10
 INITIALIZE_BODY_BYTES_MAX = 64 << 10
 
-_USER_ID = re.compile(r"[A-Za-z0-9._~@:+|=-]{1,64}")
+USER_ID = r"[A-Za-z0-9._~@:+|=-]{1,64}"
+_USER_ID = re.compile(USER_ID)
 _EVENT_ID = re.compile(r"[1-9][0-9]{0,15}")
 _USER_ID_RULE = (
     "a non-negative integer below 2^53, or a string of 1 to 64 of the characters"

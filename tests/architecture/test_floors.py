@@ -34,8 +34,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "edge",
-        """bodies preferences idempotency handlers openapi documentation heads patience offers http1
-        stopwatch exposition""",
+        """bodies preferences idempotency answers handlers openapi documentation heads patience
+        offers http1 stopwatch exposition hot_answers hot_path hot_http1""",
     ),
     (
         "composition",

@@ -1,4 +1,4 @@
-"""One connection of `Http1` without a socket: bytes in, answers out, and what was carried out."""
+"""One connection as the service has it, without a socket: bytes in, answers and calls out."""
 
 import asyncio
 import re
@@ -9,7 +9,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http1 import Http1, http1
+from service.hot_http1 import HotHttp1, hot_http1
+from service.hot_path import Connection, Exchange, Headers, HotPath
 
 EARLY = "/early"
 """What is asked for here is answered without a look at its body."""
@@ -64,11 +65,33 @@ class Wire(asyncio.Transport):
     abort = close
 
 
+class Shown(HotPath):
+    """A hot path that asks no engine: it takes what it is told to take, and keeps it."""
+
+    def __init__(self, *, takes: bool) -> None:
+        """Take what is shown, or leave all of it to the application."""
+        self._takes = takes
+        self._always = (None, b"")
+        self.taken: list[tuple[bytes, dict[bytes, bytes], bytes]] = []
+        self.exchanges: list[Exchange] = []
+
+    def begin(
+        self, path: bytes, headers: Headers, body: bytes, connection: Connection
+    ) -> Exchange | None:
+        """Keep it; it is answered when the test says so."""
+        if not self._takes:
+            return None
+        self.taken.append((path, dict(headers), body))
+        self.exchanges.append(Exchange(self, connection, path, 1, "a", ""))
+        return self.exchanges[-1]
+
+
 @dataclass
 class Line:
     """A connection to an application that tells back the body of each request, and keeps it."""
 
     read_s: float = 60.0
+    hot: Shown = field(default_factory=lambda: Shown(takes=False))
     asked: list[Asked] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     queued_max: int = 0
@@ -76,9 +99,10 @@ class Line:
     def __post_init__(self) -> None:
         """Connect."""
         self.wire = Wire()
-        kind = http1(self.refused.append)
+        kind = hot_http1(self.refused.append, self.hot)
         kind.read_s = self.read_s
-        self.http: Http1 = kind(_CONFIG, ServerState(), {"asked": self.asked})
+        self.http: HotHttp1 = kind(_CONFIG, ServerState(), {"asked": self.asked})
+        self.http.access_log = False  # pytest listens to all that is logged
         self.wire.protocol = self.http
         self.http.connection_made(self.wire)
 

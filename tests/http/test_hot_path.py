@@ -1,0 +1,171 @@
+"""The hot path and the handlers answer alike, on the running service, whatever a request comes to.
+
+A media type with a parameter is the handlers'; without one it is the hot path's.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+
+from service.keys import event_keys
+from service.metrics import Metrics, observe_many
+from tests.http.conftest import Service
+from tests.http.raw import Answer, Connection, request
+from tests.servers import wait_until
+
+HOT = "Content-Type: application/json"
+HANDLERS = "Content-Type: application/json; charset=utf-8"
+RECORDED = "Prefer: durability=recorded"
+
+Steps = list[tuple[str, str, tuple[str, ...]]]
+
+SALE: Steps = [
+    ("/book", "a", ()),
+    ("/book", "a", ()),
+    ("/book", "b|~@:+=-._", ()),
+    ("/book", "c", ()),
+    ("/book", "c", ()),
+    ("/cancel", "c", ()),
+    ("/cancel", "c", ()),
+    ("/cancel", "nobody", ()),
+    ("/cancel", "a", ()),
+    ("/cancel", "b|~@:+=-._", ()),
+    ("/book", "d", (RECORDED,)),
+    ("/book", "e", (RECORDED,)),
+    ("/cancel", "e", (RECORDED,)),
+    ("/book", "e", ("Connection: close",)),
+]
+"""One ticket: booked, again, waiting, again, left, gone, unknown, reassigned, given back."""
+
+_PASSING = re.compile(r'"seq":\d+|"eventId":\d+|/events/\d+/')
+
+
+def told(answer: Answer) -> tuple[int, list[tuple[str, str]], str]:
+    """Return what an answer says, apart from where and when."""
+    length = str(len(answer.body))
+    assert answer.headers["content-length"] == length
+    headers = [
+        (name, _PASSING.sub("", value))
+        for name, value in answer.headers.items()
+        if name not in ("content-length", "date", "retry-after")
+    ]
+    return answer.status, headers, _PASSING.sub("", answer.body.decode())
+
+
+def held(service: Service, media_type: str) -> list[tuple[int, list[tuple[str, str]], str]]:
+    """Hold the sale at an event of its own; return what was told."""
+    event_id = service.open_event(1)
+    found = []
+    line = service.connect()
+    for path, user, headers in SALE:
+        body = b'{"eventId":%d,"userId":"%b"}' % (event_id, user.encode())
+        found.append(told(line.ask(request("POST", path, media_type, *headers, body=body))))
+        if "Connection: close" in headers:
+            assert line.is_closed()
+            line.close()
+            line = service.connect()
+    line.close()
+    return found
+
+
+def test_a_sale_is_answered_alike(service: Service) -> None:
+    """Status, headers in their order and words, step by step."""
+    hot = held(service, HOT)
+    assert hot == held(service, HANDLERS)
+    assert [status for status, _, _ in hot] == [
+        *(201, 200, 202, 202, 202, 200, 404, 404, 200, 200, 201, 202, 200, 202)
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b'{"eventId":9007199254740991,"userId":1}', b'{"eventId":0,"userId":1}', b"{", b""),
+        *(b'{"eventId":1,"userId":"' + b"a" * 5_000 + b'"}', b'{"eventId":1,"userId":1,"x":1}'),
+    ],
+)
+@pytest.mark.parametrize("path", ["/book", "/cancel"])
+def test_what_is_refused_is_refused_alike(service: Service, path: str, body: bytes) -> None:
+    """An event that is not there, and bodies that are none."""
+    found = []
+    for media_type in (HOT, HANDLERS):
+        with service.connect() as line:
+            found.append(told(line.ask(request("POST", path, media_type, body=body))))
+    assert found[0] == found[1]
+    assert found[0][0] >= 400
+
+
+def test_what_is_answered_is_noted(service: Service) -> None:
+    """H hears of a booking that took the hot path, within a second or so."""
+    event_id = service.open_event(1)
+    with service.connect() as line:
+        body = b'{"eventId":%d,"userId":1}' % event_id
+        seq = line.post("/book", body).json()["seq"]
+    directory = Path(service.api.environment["ONSALE_DATA_DIR"])
+
+    def is_noted() -> bool:
+        found = [json.loads(path.read_text()) for path in directory.rglob("answered/*.json")]
+        return any(at >= seq for held in found for _, at in held["answered"].get("0", ()))
+
+    wait_until(is_noted, what="the booking is noted")
+
+
+def test_an_event_that_redis_misses_is_loaded(service: Service) -> None:
+    """By whoever asks first, and answered as if it had been there."""
+    event_id = service.open_event(1)
+    with service.connect() as line:
+        ask = b'{"eventId":%d,"userId":%d}'
+        assert line.post("/book", ask % (event_id, 1)).status == 201
+        service.stores.reached()
+        with redis.Redis.from_url(service.servers.redis_url) as client:
+            client.delete(*event_keys(0, event_id))
+        assert line.post("/book", ask % (event_id, 1)).status == 200
+        assert line.post("/book", ask % (event_id, 2)).json()["position"] == 1
+
+
+def scraped(line: Connection, path: str) -> dict[str, float]:
+    """Return how many requests of a path were answered, by status."""
+    text = line.ask(request("GET", "/metrics"), "GET").body.decode()
+    counted = rf'onsale_request_duration_seconds_count{{route="{path}",status="(\d+)"}} (\S+)'
+    return {status: float(count) for status, count in re.findall(counted, text)}
+
+
+def test_each_is_counted_once(service: Service) -> None:
+    """On either path, in the same numbers, at once."""
+    event_id = service.open_event(1)
+    with service.connect() as line:
+        before = scraped(line, "/book")
+        for user, media_type in ((1, HOT), (1, HOT), (2, HANDLERS), (3, HOT)):
+            body = b'{"eventId":%d,"userId":%d}' % (event_id, user)
+            line.ask(request("POST", "/book", media_type, body=body))
+        after = scraped(line, "/book")
+    more = {status: after[status] - before.get(status, 0) for status in ("200", "201", "202")}
+    assert more == {"200": 1, "201": 1, "202": 2}
+
+
+@pytest.mark.parametrize("observe", [True, False])
+def test_many_numbers_are_the_sum_of_each(observe: bool) -> None:
+    """What is handed on together comes to what each alone would."""
+    metrics = Metrics()
+    child = metrics.calls.labels("book")
+    many: Callable[[], None] = lambda: observe_many(child, [2, 0, 1, *[0] * 10], 0.0014)  # noqa: E731  # as each below
+    if observe:
+        for seconds in (0.0002, 0.0002, 0.001):
+            child.observe(seconds)
+    else:
+        many()
+    samples = {
+        (sample.name, sample.labels.get("le", "")): sample.value
+        for family in metrics.registry().collect()
+        for sample in family.samples
+        if sample.name.startswith("onsale_call_duration_seconds") and "created" not in sample.name
+    }
+    assert samples["onsale_call_duration_seconds_count", ""] == 3
+    assert samples["onsale_call_duration_seconds_bucket", "0.0002"] == 2
+    assert samples["onsale_call_duration_seconds_bucket", "0.0005"] == 2
+    assert samples["onsale_call_duration_seconds_bucket", "0.001"] == 3
+    assert samples["onsale_call_duration_seconds_sum", ""] == pytest.approx(0.0014)
