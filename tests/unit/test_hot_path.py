@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -63,6 +63,7 @@ def test_values_are_read_alike(path: bytes, field: str, value: object) -> None:
     assert taken(_MODELS[path], body) == taken(REQUESTS[path], body)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(path=st.sampled_from(sorted(REQUESTS)), body=bodies)
 def test_anything_is_read_alike(path: bytes, body: str) -> None:
     """Whatever comes."""
