@@ -1,0 +1,69 @@
+"""What a booking costs beside a service that does nothing: measured side by side, and verified.
+
+Brings up whole services and what they are compared with in empty directories, sends to one after
+the other in interleaved rounds, and prints ratios of neighbours with their spread, the CPU time of
+each process, how far the record was behind, and what was verified afterwards.
+
+    .venv/bin/python loadtests/bench.py [--only NAME,…] [--rounds 7] [--seconds 4] [--write]
+
+Exits 1 when something was not as promised (oversold, an answer that is not on record), never for a
+ratio that misses what was hoped for: that is printed beside it.
+"""
+
+import argparse
+import asyncio
+import resource
+import sys
+
+from loadtests.benching import groups, report, rounds, wrk
+from loadtests.benching.stage import Options
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n", maxsplit=1)[0],
+        epilog="Exits 1 when a verification failed, never for a ratio that misses what was hoped.",
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="of each group (7)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each run (4)")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--only", default="", metavar="NAME,…", help="these variants alone")
+    parser.add_argument("--list", action="store_true", help="show the variants, measure nothing")
+    parser.add_argument("--own", action="store_true", help="send with the own sender, not with wrk")
+    return parser.parse_args()
+
+
+async def bench(options: Options, only: list[str]) -> int:
+    """Measure, print, and return the exit code."""
+    print(report.head(options, " ".join(["loadtests/bench.py", *sys.argv[1:]])), flush=True)
+    results = []
+    for group in groups.chosen(only):
+        result = await rounds.measure(group, options)
+        results.append(result)
+        print(report.group(result), flush=True)
+        print(report.ratios([result]), flush=True)
+    return int(any(result.wrong for result in results))
+
+
+def main() -> int:
+    """Measure what was asked for."""
+    chosen = arguments()
+    if chosen.list:
+        for group in groups.GROUPS:
+            print(f"{group.title}: {', '.join(v.name for v in group.variants())}")
+        return 0
+    only = [name.strip() for name in chosen.only.split(",") if name.strip()]
+    if unknown := set(only) - set(groups.names()):
+        sys.stderr.write(f"bench: no variant {', '.join(sorted(unknown))}; see --list\n")
+        return 2
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    options = Options(
+        chosen.rounds, chosen.seconds, chosen.connections, wrk.installed() and not chosen.own
+    )
+    return asyncio.run(bench(options, only))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
