@@ -28,6 +28,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="of each group (7)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run (4)")
     parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--waiters", type=int, default=1_000_000, help="of `1M waiters`")
+    parser.add_argument("--events", type=int, default=10_000, help="of `10k events`")
     parser.add_argument("--only", default="", metavar="NAME,…", help="these variants alone")
     parser.add_argument("--list", action="store_true", help="show the variants, measure nothing")
     parser.add_argument("--own", action="store_true", help="send with the own sender, not with wrk")
@@ -51,7 +53,9 @@ def main() -> int:
     chosen = arguments()
     if chosen.list:
         for group in groups.GROUPS:
-            print(f"{group.title}: {', '.join(v.name for v in group.variants())}")
+            print(f"{group.title}")
+            for variant in group.variants():
+                print(f"  {variant.name:<16}{variant.what}")
         return 0
     only = [name.strip() for name in chosen.only.split(",") if name.strip()]
     if unknown := set(only) - set(groups.names()):
@@ -60,7 +64,12 @@ def main() -> int:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     options = Options(
-        chosen.rounds, chosen.seconds, chosen.connections, wrk.installed() and not chosen.own
+        chosen.rounds,
+        chosen.seconds,
+        chosen.connections,
+        wrk=wrk.installed() and not chosen.own,
+        waiters=chosen.waiters,
+        events=chosen.events,
     )
     return asyncio.run(bench(options, only))
 

@@ -6,10 +6,11 @@ none is idle, and their time counts from when they were due. Both wait for what 
 end, so that nothing that was sent stays uncounted.
 
     python -m loadtests.benching.sender '{"address": …, "traffic": {…}, "connections": …,
-                                          "seconds": …, "rate": …}'
+                                          "seconds": …, "rate": …, "count": …}'
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import re
@@ -73,12 +74,15 @@ class _Connection(asyncio.Protocol):
 class _Run:
     """One run: who is idle, what is due, and what came of it."""
 
-    def __init__(self, address: str, traffic: Traffic, connections: int, rate: float) -> None:
+    def __init__(
+        self, address: str, traffic: Traffic, connections: int, rate: float, count: int
+    ) -> None:
         self._host, _, port = address.removeprefix("http://").rpartition(":")
         self._port = int(port)
         self._requests = traffic.requests(f"{self._host}:{port}")
         self._connections = connections
         self._rate = rate
+        self._count = count
         self._idle: list[_Connection] = []
         self._waiting: deque[float] = deque()
         self._begun = self._until = 0.0
@@ -100,7 +104,10 @@ class _Run:
         else:
             for connection in self._take_all():
                 self.idle(connection)
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._over.wait()
+            self._until = min(self._until, time.perf_counter())
         self.unsent = len(self._waiting)
         self._waiting.clear()
         if self._in_flight:
@@ -114,6 +121,10 @@ class _Run:
     @property
     def _in_flight(self) -> int:
         return self.sent - sum(map(len, self.times_ms.values())) - self.errors
+
+    @property
+    def _is_enough(self) -> bool:
+        return 0 < self._count <= self.sent
 
     def _take_all(self) -> list[_Connection]:
         taken, self._idle = self._idle, []
@@ -151,11 +162,11 @@ class _Run:
         now = time.perf_counter()
         if self._waiting:
             self._go(connection, self._waiting.popleft())
-        elif not self._rate and now < self._until:
+        elif not self._rate and now < self._until and not self._is_enough:
             self._go(connection, now)
         else:
             self._idle.append(connection)
-            if self._until and now >= self._until and not self._in_flight:
+            if self._until and not self._in_flight and (now >= self._until or self._is_enough):
                 self._over.set()
 
     def answered(self, status: int, due: float) -> None:
@@ -209,15 +220,25 @@ def sent_of(found: Mapping[str, Any]) -> Sent:
 
 
 async def send(
-    address: str, traffic: Traffic, *, connections: int, seconds: float, rate: float = 0.0
+    address: str,
+    traffic: Traffic,
+    *,
+    connections: int,
+    seconds: float,
+    rate: float = 0.0,
+    count: int = 0,
 ) -> dict[str, Any]:
-    """Send in a process of its own; return what it told. `rate` 0: closed loop."""
+    """Send in a process of its own; return what it told.
+
+    `rate` 0: closed loop. `count`: no more requests than so many, 0 for any number.
+    """
     wanted = {
         "address": address,
         "traffic": {**asdict(traffic), "events": [traffic.events[0], traffic.events[-1] + 1]},
         "connections": connections,
         "seconds": seconds,
         "rate": rate,
+        "count": count,
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__, json.dumps(wanted)), stdout=asyncio.subprocess.PIPE
@@ -236,7 +257,7 @@ async def _main(wanted: dict[str, Any]) -> None:
     events = range(*wanted["traffic"].pop("events"))
     headers = tuple((name, value) for name, value in wanted["traffic"].pop("headers"))
     traffic = Traffic(**wanted["traffic"], events=events, headers=headers)
-    run = _Run(wanted["address"], traffic, wanted["connections"], wanted["rate"])
+    run = _Run(wanted["address"], traffic, wanted["connections"], wanted["rate"], wanted["count"])
     seconds = await run.send(wanted["seconds"])
     run.close()
     print(json.dumps(run.told(seconds)))

@@ -7,7 +7,6 @@ started twice, and all of it is stopped on every way out.
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loadtests.benching import baselines, onsale, sender, wrk
 from loadtests.benching.measures import Sent
@@ -15,15 +14,22 @@ from loadtests.benching.onsale import Onsale
 from loadtests.benching.rivals import make_database
 from loadtests.benching.traffic import Traffic
 
+_FILL_S = 600.0
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says of every run. `wrk`: send with it, else with the own sender."""
+    """What the command line says of every run.
+
+    `wrk`: send with it, else with the own sender. `waiters` and `events` are what many means.
+    """
 
     rounds: int
     seconds: float
     connections: int
     wrk: bool
+    waiters: int = 1_000_000
+    events: int = 10_000
 
 
 class Stage:
@@ -73,11 +79,16 @@ class Stage:
             self._rivals_database = await make_database(url)
         return self._rivals_database
 
+    async def send_each(self, address: str, traffic: Traffic, count: int) -> Sent:
+        """Send so many requests, however long it takes."""
+        told = await sender.send(
+            address, traffic, connections=self.options.connections, seconds=_FILL_S, count=count
+        )
+        return sender.sent_of(told)
+
     async def send(self, address: str, traffic: Traffic, seconds: float, connections: int) -> Sent:
         """Send with the generator that was chosen."""
         if self.options.wrk:
             return await wrk.send(address, traffic, connections=connections, seconds=seconds)
-        told: dict[str, Any] = await sender.send(
-            address, traffic, connections=connections, seconds=seconds
-        )
+        told = await sender.send(address, traffic, connections=connections, seconds=seconds)
         return sender.sent_of(told)

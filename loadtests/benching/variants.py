@@ -7,6 +7,7 @@ name is what `--only` takes.
 import resource
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from loadtests.benching.baselines import Baseline
 from loadtests.benching.cpu import Snapshot, snapshot
@@ -133,15 +134,30 @@ class Book(OnsaleVariant):
     what = "POST /book, each by another user"
 
     def __init__(
-        self, name: str, *, connections: int = 0, deployment: str = "fsync", prefer: str = ""
+        self,
+        name: str,
+        *,
+        connections: int = 0,
+        deployment: str = "fsync",
+        prefer: str = "",
+        counts_statuses: bool = False,
     ) -> None:
-        """`prefer`: a durability that each asks for."""
+        """Take a durability that each asks for, and whether wrk shall tell each status."""
         super().__init__(name, connections=connections, deployment=deployment)
         self._prefer = prefer
+        self._counts_statuses = counts_statuses
 
     def traffic(self, number: int) -> Traffic:
         """Return bookings by this round's users."""
-        return booking(self.event, f"r{number:02}-", prefer=self._prefer)
+        asked = booking(self.event, f"r{number:02}-", prefer=self._prefer)
+        return replace(asked, counts_statuses=self._counts_statuses)
+
+    async def run(self, number: int, seconds: float) -> Measured:
+        """Run as ever; what is `pending` was not answered as it was asked for."""
+        measured = await super().run(number, seconds)
+        sent = measured.sent
+        pending = sent.statuses.get("202", 0)
+        return replace(measured, sent=replace(sent, refused=sent.refused + pending))
 
 
 class CpuWatch:
