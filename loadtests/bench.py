@@ -15,7 +15,7 @@ import asyncio
 import resource
 import sys
 
-from loadtests.benching import groups, report, rounds, wrk
+from loadtests.benching import groups, overload, report, rounds, wrk
 from loadtests.benching.stage import Options
 
 
@@ -33,18 +33,23 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="NAME,…", help="these variants alone")
     parser.add_argument("--list", action="store_true", help="show the variants, measure nothing")
     parser.add_argument("--own", action="store_true", help="send with the own sender, not with wrk")
+    parser.add_argument("--write", action="store_true", help="keep it in loadtests/results/")
     return parser.parse_args()
 
 
-async def bench(options: Options, only: list[str]) -> int:
+async def bench(options: Options, only: list[str], *, write: bool) -> int:
     """Measure, print, and return the exit code."""
-    print(report.head(options, " ".join(["loadtests/bench.py", *sys.argv[1:]])), flush=True)
+    head = report.head(options, " ".join(["loadtests/bench.py", *sys.argv[1:]]))
     results = []
+    print(head, flush=True)
     for group in groups.chosen(only):
-        result = await rounds.measure(group, options)
-        results.append(result)
-        print(report.group(result), flush=True)
-        print(report.ratios([result]), flush=True)
+        results.append(await rounds.measure(group, options))
+        print(report.group(results[-1]), report.ratios(results[-1:]), sep="\n", flush=True)
+    if not only or overload.NAME in only:
+        results.append(await overload.measure(options))
+        print(report.group(results[-1]), flush=True)
+    if write:
+        report.write(head, results)
     return int(any(result.wrong for result in results))
 
 
@@ -56,9 +61,10 @@ def main() -> int:
             print(f"{group.title}")
             for variant in group.variants():
                 print(f"  {variant.name:<16}{variant.what}")
+        print(f"Overload\n  {overload.NAME:<16}{overload.WHAT}")
         return 0
     only = [name.strip() for name in chosen.only.split(",") if name.strip()]
-    if unknown := set(only) - set(groups.names()):
+    if unknown := set(only) - {*groups.names(), overload.NAME}:
         sys.stderr.write(f"bench: no variant {', '.join(sorted(unknown))}; see --list\n")
         return 2
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -71,7 +77,7 @@ def main() -> int:
         waiters=chosen.waiters,
         events=chosen.events,
     )
-    return asyncio.run(bench(options, only))
+    return asyncio.run(bench(options, only, write=chosen.write))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
+from loadtests.benching import plot
 from loadtests.benching.measures import Measured, Ratio, medians
 from loadtests.benching.processes import ROOT
 from loadtests.benching.rounds import GroupResult
 from loadtests.benching.stage import Options
 
+RESULTS = ROOT / "loadtests" / "results"
 PROCESSES = ("api", "valkey", "writer", "postgresql", "generator")
 
 
@@ -94,6 +96,19 @@ def _ratio_line(found: Ratio) -> str:
     names = f"{found.pair.over} ÷ {found.pair.under}"
     spread = f"{found.least:.2f} to {found.most:.2f}"
     return f"| {names} | {found.median:.2f} | {spread} | {hoped} | {found.verdict} |"
+
+
+def write(head: str, results: Sequence[GroupResult]) -> None:
+    """Keep everything, the ratios first, with a picture of them, under today's date."""
+    name = f"{datetime.now(UTC):%Y-%m-%d}-bench"
+    every = [each for result in results for each in result.ratios]
+    picture = f"![The ratios]({name}.svg)\n" if every else ""
+    text = "\n".join([head, ratios(results), picture, *map(group, results)])
+    (RESULTS / f"{name}.md").write_text(text.rstrip() + "\n")
+    if every:
+        (RESULTS / f"{name}.svg").write_text(
+            plot.svg(every, f"Onsale, {name.removesuffix('-bench')}")
+        )
 
 
 def machine() -> str:

@@ -45,7 +45,7 @@ async def measure(group: Group, options: Options) -> GroupResult:
             for variant in variants:
                 await variant.prepare(stage)
             rounds = await _rounds(variants, options)
-            verified, wrong = await _verify(stage)
+            verified, wrong = await verify(stage)
     wrong += [
         f"{name}, round {number}: {what}"
         for name, found in rounds.items()
@@ -69,7 +69,7 @@ async def _rounds(variants: Sequence[Variant], options: Options) -> dict[str, li
     return rounds
 
 
-async def _verify(stage: Stage) -> tuple[list[str], list[str]]:
+async def verify(stage: Stage) -> tuple[list[str], list[str]]:
     """Hold each service's record against its own journal; return what holds and what does not."""
     verified: list[str] = []
     wrong: list[str] = []
