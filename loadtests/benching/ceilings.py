@@ -61,7 +61,7 @@ class Rival(Variant):
         wrong, booked = broken(sent), await self._booked() - before
         if not sent.good <= booked <= sent.good + sent.in_flight_max:
             wrong.append(f"{booked} bookings after {sent.good} good answers")
-        return Measured(sent, cpu, steal=watch.steal, wrong=wrong)
+        return Measured(sent, cpu, others=watch.others, wrong=wrong)
 
     async def _booked(self) -> int:
         if self.name == "postgresql":
@@ -94,7 +94,7 @@ class Ceiling(Variant):
         output, _ = await process.communicate()
         done, took = json.loads(output)
         sent = Sent(took, done, 0, 0, 0.0, 0.0)
-        return Measured(sent, watch.per_answer(sent), steal=watch.steal)
+        return Measured(sent, watch.per_answer(sent), others=watch.others)
 
 
 def incr(url: str, seconds: float) -> tuple[int, float]:

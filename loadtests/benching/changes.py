@@ -136,4 +136,4 @@ class CatchUp(Book):
         await self.onsale.settle()
         changes = await self.onsale.changes_after(before)
         wrong = [*broken(sent), *unlike(changes, self.leaves, sent)]
-        return Measured(caught, cpu, steal=watch.steal, wrong=wrong)
+        return Measured(caught, cpu, others=watch.others, wrong=wrong)

@@ -13,11 +13,14 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Parent and used seconds of every process, and the machine's seconds: stolen and all."""
+    """Parent and used seconds of every process, and the machine's seconds: not idle, and all.
+
+    Stolen ones are not idle: somebody else had the processor.
+    """
 
     parents: Mapping[int, int]
     used_s: Mapping[int, float]
-    stolen_s: float
+    busy_s: float
     all_s: float
 
     def of(self, roots: Sequence[int]) -> float:
@@ -47,4 +50,5 @@ def snapshot(proc: Path = Path("/proc")) -> Snapshot:
     machine = [
         int(word) * _TICK_S for word in (proc / "stat").read_text().split("\n")[0].split()[1:]
     ]
-    return Snapshot(parents, used, machine[7], sum(machine[:8]))
+    # user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in user.
+    return Snapshot(parents, used, sum(machine[:8]) - sum(machine[3:5]), sum(machine[:8]))

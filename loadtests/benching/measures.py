@@ -48,15 +48,15 @@ class Measured:
     """One round of one variant.
 
     `cpu_us`: of each process, per good answer, until all was on record. `drain_s`: from the last
-    answer until then. `steal`: the share of the machine's time that others took. `wrong`: what was
-    not as promised, in words.
+    answer until then. `others`: the share of the machine's time that other processes and
+    other machines took. `wrong`: what was not as promised, in words.
     """
 
     sent: Sent
     cpu_us: Mapping[str, float] = field(default_factory=dict)
     lag: Lag | None = None
     drain_s: float | None = None
-    steal: float = 0.0
+    others: float = 0.0
     wrong: Sequence[str] = ()
 
 

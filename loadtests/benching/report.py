@@ -60,8 +60,11 @@ def _group(result: GroupResult) -> Iterator[str]:
     for name, found in result.rounds.items():
         yield _variant_line(name, found, used)
     if any(found for found in result.rounds.values()):
-        steal = max(m.steal for found in result.rounds.values() for m in found)
-        yield f"\nCPU time that others took of the machine: {steal:.1%} in the worst round."
+        others = [m.others for found in result.rounds.values() for m in found]
+        yield (
+            f"\nOther processes and machines took {median(others):.0%} of the processors' time,"
+            f" {max(others):.0%} in the worst run."
+        )
     for note in result.notes:
         yield f"\n{note}"
     if result.verified:

@@ -4,6 +4,7 @@ A variant is prepared once, with everything that it needs running, and then run 
 name is what `--only` takes.
 """
 
+import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ class NoOp(Variant):
         sent = await self._stage.send(
             self._target.address, self._traffic, seconds, self.connections(self._stage)
         )
-        return Measured(sent, watch.per_answer(sent), steal=watch.steal, wrong=broken(sent))
+        return Measured(sent, watch.per_answer(sent), others=watch.others, wrong=broken(sent))
 
 
 class OnsaleVariant(Variant):
@@ -124,7 +125,7 @@ class OnsaleVariant(Variant):
         await self.onsale.settle()
         changes = await self.onsale.changes_after(before)
         wrong = [*broken(sent), *unlike(changes, self.leaves, sent)]
-        return Measured(sent, cpu, lag, drained if self.leaves else None, watch.steal, wrong)
+        return Measured(sent, cpu, lag, drained if self.leaves else None, watch.others, wrong)
 
 
 class Book(OnsaleVariant):
@@ -168,14 +169,18 @@ class CpuWatch:
         self._roots = {name: list(pids) for name, pids in roots.items()}
         self._generator = _children_s()
         self._before: Snapshot = snapshot()
-        self.steal = 0.0
+        self.others = 0.0
 
     def per_answer(self, sent: Sent) -> dict[str, float]:
         """Return microseconds per good answer of each, the generator last."""
         after, before = snapshot(), self._before
-        self.steal = (after.stolen_s - before.stolen_s) / max(1e-9, after.all_s - before.all_s)
         used = {name: after.of(pids) - before.of(pids) for name, pids in self._roots.items()}
         used["generator"] = _children_s() - self._generator
+        own = sum(used.values()) + after.used_s[os.getpid()] - before.used_s[os.getpid()]
+        # What the bench reaped is in its own time as well, and is the generator's.
+        own -= used["generator"]
+        busy, whole = after.busy_s - before.busy_s, after.all_s - before.all_s
+        self.others = max(0.0, busy - own) / max(whole, 1e-9)
         return {name: seconds * 1e6 / max(1, sent.good) for name, seconds in used.items()}
 
 
