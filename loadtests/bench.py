@@ -4,7 +4,7 @@ Brings up whole services and what they are compared with in empty directories, s
 the other in interleaved rounds, and prints ratios of neighbours with their spread, the CPU time of
 each process, how far the record was behind, and what was verified afterwards.
 
-    .venv/bin/python loadtests/bench.py [--only NAME,…] [--rounds 7] [--seconds 4] [--write]
+    .venv/bin/python loadtests/bench.py [--only NAME,…] [--rounds 7] [--seconds 3] [--write]
 
 Exits 1 when something was not as promised (oversold, an answer that is not on record), never for a
 ratio that misses what was hoped for: that is printed beside it.
@@ -13,10 +13,13 @@ ratio that misses what was hoped for: that is printed beside it.
 import argparse
 import asyncio
 import resource
+import signal
 import sys
 
 from loadtests.benching import groups, overload, report, rounds, wrk
 from loadtests.benching.stage import Options
+
+INTERRUPTED = 130
 
 
 def arguments() -> argparse.Namespace:
@@ -26,7 +29,7 @@ def arguments() -> argparse.Namespace:
         epilog="Exits 1 when a verification failed, never for a ratio that misses what was hoped.",
     )
     parser.add_argument("--rounds", type=int, default=7, help="of each group (7)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each run (4)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each run (3)")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--waiters", type=int, default=1_000_000, help="of `1M waiters`")
     parser.add_argument("--events", type=int, default=10_000, help="of `10k events`")
@@ -39,6 +42,9 @@ def arguments() -> argparse.Namespace:
 
 async def bench(options: Options, only: list[str], *, write: bool) -> int:
     """Measure, print, and return the exit code."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     head = report.head(options, " ".join(["loadtests/bench.py", *sys.argv[1:]]))
     results = []
     print(head, flush=True)
@@ -77,7 +83,11 @@ def main() -> int:
         waiters=chosen.waiters,
         events=chosen.events,
     )
-    return asyncio.run(bench(options, only, write=chosen.write))
+    try:
+        return asyncio.run(bench(options, only, write=chosen.write))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        sys.stderr.write("bench: interrupted; everything is stopped\n")
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ async def watched(onsale: Onsale) -> AsyncIterator[Watch]:
     left = False
 
     async def keep_looking() -> None:
-        # Told to end, never cancelled: redis-py swallows a cancellation now and then.
+        # Told to end, never cancelled: a look is whole.
         while not left:
             await watch.look()
             await asyncio.sleep(_EVERY_S)

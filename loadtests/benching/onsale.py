@@ -40,7 +40,10 @@ class Onsale:
     async def connect(self) -> None:
         """Connect to both stores."""
         # redis-py types every text as text or bytes; with decode_responses it is text.
-        self.redis: Any = Redis.from_url(self.service.redis, decode_responses=True)
+        # With a time-out of its own it would swallow a cancellation now and then.
+        self.redis: Any = Redis.from_url(
+            self.service.redis, decode_responses=True, socket_timeout=None
+        )
         self.postgresql = await asyncpg.connect(self.service.postgresql)
 
     async def close(self) -> None:

@@ -23,10 +23,11 @@ def head(options: Options, command: str) -> str:
     generator = "wrk -t1" if options.wrk else "the bench's own sender"
     return f"""# Bench, {datetime.now(UTC):%Y-%m-%d}
 
-Command: `{command}`, at {_commit()}. Machine: {machine()}, which the load
-generator, the API, Valkey, the writer and PostgreSQL share. {_versions()}.
-{options.rounds} rounds of {options.seconds:g} s each after one to warm up, {options.connections}
-connections from {generator}, closed loop, the variants of a group in turn.
+Command: `{command}`, at {_commit()}.
+Machine: {machine()}, which load generator, API, Valkey, writer and PostgreSQL share.
+{_versions()}.
+{options.rounds} rounds of {options.seconds:g} s each after half a one to warm up, the variants of a
+group in turn; closed loop, {options.connections} connections from {generator}.
 
 Numbers are medians of the rounds; a ratio is the median of the rounds' ratios, with the smallest
 and the greatest. The processes' numbers are microseconds of CPU time per good answer, until all was

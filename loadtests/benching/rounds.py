@@ -1,9 +1,10 @@
-"""Measures a group: everything up, a round to warm up, then round after round, then the audit.
+"""Measures a group: everything up, half a round to warm up, then round after round, then the audit.
 
 In a round the variants run one after the other, so that a ratio compares neighbours in time: what a
 noisy machine does to one it does to the other.
 """
 
+import asyncio
 import contextlib
 import json
 import sys
@@ -61,7 +62,8 @@ async def _rounds(variants: Sequence[Variant], options: Options) -> dict[str, li
     for number in range(options.rounds + 1):
         told = []
         for variant in variants:
-            measured = await variant.run(number, options.seconds)
+            seconds = options.seconds if number else options.seconds / 2
+            measured = await variant.run(number, seconds)
             told.append(f"{variant.name} {measured.sent.rate:,.0f}/s")
             if number:
                 rounds[variant.name].append(measured)
@@ -74,7 +76,8 @@ async def verify(stage: Stage) -> tuple[list[str], list[str]]:
     verified: list[str] = []
     wrong: list[str] = []
     for name, onsale in stage.onsales.items():
-        for what, holds in [await _oversold(onsale), await _audit(onsale), await _drift(onsale)]:
+        checks = (_oversold(onsale), _audit(onsale), _drift(onsale))
+        for what, holds in await asyncio.gather(*checks):
             say(f"  {name}: {what}")
             (verified if holds else wrong).append(f"{name}: {what}")
     return verified, wrong

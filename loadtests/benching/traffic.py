@@ -22,8 +22,8 @@ class Traffic:
     """One kind of request.
 
     `among`: users are taken at random from so many, the first being `<prefix>000000000`; 0 counts
-    up from `first`. `counts_statuses`: wrk shall tell each status, which costs it CPU time; without
-    it wrk tells only how many were 400 and above.
+    up from `first`. `counts_statuses`: wrk shall tell each status, which costs it about 1 µs an
+    answer (measured: 16.6 for 15.7); without it wrk tells only how many were 400 and above.
     """
 
     method: str

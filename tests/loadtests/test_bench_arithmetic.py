@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import os
 import re
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from loadtests.benching import groups, plot, report, wrk
+from loadtests.benching.cpu import snapshot
 from loadtests.benching.measures import Lag, Measured, Pair, Sent, percentile, ratio
 from loadtests.benching.overload import Load, verdicts
 from loadtests.benching.rounds import GroupResult
@@ -97,6 +100,23 @@ def test_a_percentile_is_one_of_the_values() -> None:
     assert percentile([], 0.5) == 0.0
 
 
+def test_a_process_has_used_what_all_below_it_have(tmp_path: Path) -> None:
+    """Children, theirs, and those that were reaped count; a name may hold anything."""
+    numbers = {1: (0, 10, 0), 2: (1, 20, 5), 3: (2, 30, 0), 4: (9, 40, 0)}
+    for pid, (parent, used, reaped) in numbers.items():
+        (tmp_path / str(pid)).mkdir()
+        rest = " ".join(["0"] * 9)
+        line = f"{pid} (a) b) S {parent} {rest} {used} 0 {reaped} 0 20\n"
+        (tmp_path / str(pid) / "stat").write_text(line)
+    (tmp_path / "stat").write_text("cpu 100 0 50 700 50 0 0 100 0 0\ncpu0 1\n")
+    found = snapshot(tmp_path)
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert found.of([1]) == pytest.approx(65 * tick)
+    assert found.of([3, 4]) == pytest.approx(70 * tick)
+    assert found.busy_s == pytest.approx(250 * tick)
+    assert found.all_s == pytest.approx(1000 * tick)
+
+
 @pytest.mark.parametrize(
     ("changes", "wrong"),
     [
@@ -184,3 +204,11 @@ def test_overload_is_held_against_what_is_hoped() -> None:
     assert "÷ peak 0.96 (at least 0.95): holds" in text
     assert "70 % 3.1 (at most 3): does not hold" in text
     assert "503 p99 9.0 ms (at most 10): holds" in text
+
+
+def test_nothing_is_said_of_refusals_where_there_were_none() -> None:
+    """The time of no answer is not a good time."""
+    loads = [Load(1, 1, 1, (1.0, 1.0), (0.0, 0.0), 0.0, 0.0)] * 3
+    text = verdicts([(loads[0], loads[1], loads[2])])
+    assert "503" not in text
+    assert "nothing was refused" in text
