@@ -61,6 +61,7 @@ def serve(name: str) -> None:
         server_header=False,
         log_level="warning",
         backlog=2048,
+        timeout_graceful_shutdown=5,
     )
     allow_connections()
     listener = bind("127.0.0.1", 0)
