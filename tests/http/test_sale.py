@@ -13,7 +13,7 @@ from tests.http.conftest import Service
 
 USERS, CONNECTIONS, TICKETS, CANCELLED = 5_000, 200, 500, 200
 RECORDED_S = 5.0
-"""A second is the promise, which a disk that others use may exceed: `make bench-growth` measures it."""
+"""A second is the promise, which a disk that others use may exceed: `make bench` measures it."""
 
 
 async def test_five_thousand_race_for_five_hundred_tickets(service: Service) -> None:
