@@ -30,7 +30,7 @@ CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(
 CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(if $(PREFER),--prefer $(PREFER)) $(CROWD_HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help run demo test test-servers restores mutants torture check bench loadtest lock clean
+.PHONY: docs help run demo test test-servers restores mutants torture check bench bench-growth loadtest lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -78,7 +78,12 @@ check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/architecture
 
-bench: .venv/.dev ## Measure positions among a million waiters, and a rebuild of 200,000 users (3 min)
+# ONLY="book,no-op" measures these alone in a minute; ROUNDS SECONDS; WRITE=1 keeps what it prints.
+bench: .venv/.dev ## Measure bookings and reads beside a no-op, and verify them (20 min; ONLY ROUNDS SECONDS WRITE)
+	$(BIN)/python loadtests/bench.py $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WRITE),--write)
+
+bench-growth: .venv/.dev ## Measure positions among a million waiters, and a rebuild of 200,000 users (3 min)
 	$(BIN)/python loadtests/bench_positions.py
 	$(BIN)/python loadtests/bench_rebuild.py
 

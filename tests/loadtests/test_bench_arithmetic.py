@@ -1,0 +1,214 @@
+"""What is pure in the bench: requests, wrk's words, ratios, tables, the choice of groups."""
+
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from loadtests.benching import groups, plot, report, wrk
+from loadtests.benching.cpu import snapshot
+from loadtests.benching.measures import Lag, Measured, Pair, Sent, percentile, ratio
+from loadtests.benching.overload import Load, verdicts
+from loadtests.benching.rounds import GroupResult
+from loadtests.benching.stage import Options
+from loadtests.benching.traffic import Traffic, booking
+from loadtests.benching.variants import unlike
+
+
+def sent(rate: float = 100.0, *, answers: int = 100, refused: int = 0, in_flight: int = 0) -> Sent:
+    """Return a run."""
+    return Sent(answers / rate, answers, refused, 0, 1.0, 2.0, in_flight)
+
+
+def measured(rate: float) -> Measured:
+    """Return a round of a variant."""
+    return Measured(sent(rate), {"api": 10.0, "generator": 2.0}, Lag(20, 5.0, 9.0), 0.02)
+
+
+def test_each_request_is_whole_and_by_another_user() -> None:
+    """Bookings differ in their users alone, and say how long their bodies are."""
+    requests = list(itertools.islice(booking(7, "r01-", first=5).requests("h:1"), 3))
+    heads, bodies = zip(*(request.split(b"\r\n\r\n") for request in requests), strict=True)
+    assert [json.loads(body) for body in bodies] == [
+        {"eventId": 7, "userId": f"r01-{number:09}"} for number in (5, 6, 7)
+    ]
+    for head, body in zip(heads, bodies, strict=True):
+        assert head.startswith(b"POST /book HTTP/1.1\r\nHost: h:1\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head
+
+
+def test_events_and_users_among_many_are_of_those_that_there_are() -> None:
+    """What is taken at random stays within its range, and the length fits each."""
+    traffic = Traffic("POST", "/book", "<event>,<user>", events=range(8, 12), users="p", among=3)
+    for request in itertools.islice(traffic.requests("h"), 50):
+        head, _, body = request.decode().partition("\r\n\r\n")
+        event, user = body.split(",")
+        assert int(event) in range(8, 12)
+        assert user in {"p000000000", "p000000001", "p000000002"}
+        assert f"Content-Length: {len(body)}\r\n" in f"{head}\r\n"
+
+
+def test_a_constant_request_is_a_constant_in_lua() -> None:
+    """The generator spends nothing on what never changes."""
+    script = Traffic("GET", "/status/3").lua("h:1", seed=1)
+    assert 'return "GET /status/3 HTTP/1.1\\r\\nHost: h:1\\r\\n\\r\\n"' in script
+    assert "string.format" not in script
+
+
+def test_statuses_are_counted_only_where_asked_for() -> None:
+    """Counting costs the generator in every answer."""
+    usual = booking(1, "r-")
+    assert "function response" not in wrk.script(usual, "h", 1)
+    counting = Traffic("GET", "/", counts_statuses=True)
+    assert "function response" in wrk.script(counting, "h", 1)
+
+
+def test_what_wrk_prints_is_read() -> None:
+    """Its own summary is passed over, the script's line counts."""
+    line = {"seconds": 2.0, "answers": 50, "refused": 5, "errors": 1, "p50": 1500, "p99": 9000}
+    output = f"Running 2s test\nonsale-bench {json.dumps({**line, 'statuses': {}})}\n"
+    found = wrk.parse(output, connections=64)
+    assert (found.good, found.rate, found.p50_ms, found.p99_ms) == (45, 22.5, 1.5, 9.0)
+    assert (found.errors, found.in_flight_max) == (1, 64)
+
+
+def test_a_wrk_that_could_not_connect_is_no_result() -> None:
+    """Nothing is made of what it says then but an error that repeats it."""
+    with pytest.raises(ValueError, match="unable to connect"):
+        wrk.parse("unable to connect to 127.0.0.1:1 Connection refused\n", connections=64)
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    """Not the ratio of the medians: a round in which both were slow counts as any other."""
+    over = [measured(rate) for rate in (100, 10, 300)]
+    under = [measured(rate) for rate in (100, 20, 100)]
+    found = ratio(Pair("a", "b", 0.9), over, under)
+    assert (found.median, found.least, found.most) == (1.0, 0.5, 3.0)
+    assert found.verdict == "holds"
+    assert ratio(Pair("a", "b", 1.01), over, under).verdict == "does not hold"
+    assert ratio(Pair("a", "b"), over, under).verdict == ""
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    """The p99 of a hundred is the last but none."""
+    assert percentile(range(100), 0.99) == 99
+    assert percentile([5.0], 0.5) == 5.0
+    assert percentile([], 0.5) == 0.0
+
+
+def test_a_process_has_used_what_all_below_it_have(tmp_path: Path) -> None:
+    """Children, theirs, and those that were reaped count; a name may hold anything."""
+    numbers = {1: (0, 10, 0), 2: (1, 20, 5), 3: (2, 30, 0), 4: (9, 40, 0)}
+    for pid, (parent, used, reaped) in numbers.items():
+        (tmp_path / str(pid)).mkdir()
+        rest = " ".join(["0"] * 9)
+        line = f"{pid} (a) b) S {parent} {rest} {used} 0 {reaped} 0 20\n"
+        (tmp_path / str(pid) / "stat").write_text(line)
+    (tmp_path / "stat").write_text("cpu 100 0 50 700 50 0 0 100 0 0\ncpu0 1\n")
+    found = snapshot(tmp_path)
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert found.of([1]) == pytest.approx(65 * tick)
+    assert found.of([3, 4]) == pytest.approx(70 * tick)
+    assert found.busy_s == pytest.approx(250 * tick)
+    assert found.all_s == pytest.approx(1000 * tick)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({"booked": 90}, []),
+        ({"booked": 154}, []),
+        ({"booked": 89}, ["89 changes `booked` after 90 good answers"]),
+        ({"booked": 155}, ["155 changes `booked` after 90 good answers"]),
+        ({}, ["0 changes `booked` after 90 good answers"]),
+        ({"booked": 90, "waiting": 1}, ["1 changes `waiting`"]),
+    ],
+)
+def test_the_record_has_each_good_answer_and_what_was_in_flight(
+    changes: dict[str, int], wrong: list[str]
+) -> None:
+    """One answer that is not on record is found, and so is one change too many."""
+    assert unlike(changes, "booked", sent(refused=10, in_flight=64)) == wrong
+
+
+def test_reads_leave_nothing_on_record() -> None:
+    """A change behind a request that changes nothing is found."""
+    assert not unlike({}, "", sent())
+    assert unlike({"booked": 1}, "", sent()) == ["1 changes `booked`"]
+
+
+def test_a_choice_keeps_pairs_together_and_runs_the_rest_alone() -> None:
+    """Two neighbours are compared; one without its partner is measured, once."""
+    (pair,) = groups.chosen(["book", "no-op"])
+    assert [variant.name for variant in pair.variants()] == ["no-op", "book"]
+    assert [(each.over, each.under) for each in pair.pairs] == [("book", "no-op")]
+    (alone,) = groups.chosen(["book"])
+    assert [variant.name for variant in alone.variants()] == ["book"]
+    assert not alone.pairs
+    assert groups.chosen([]) == list(groups.GROUPS)
+
+
+@pytest.mark.parametrize("group", groups.GROUPS, ids=lambda group: group.title)
+def test_what_is_compared_runs_next_to_each_other(group: groups.Group) -> None:
+    """Whatever disturbs the machine for seconds disturbs both."""
+    names = [variant.name for variant in group.variants()]
+    assert len(set(names)) == len(names)
+    for pair in group.pairs:
+        assert abs(names.index(pair.over) - names.index(pair.under)) == 1, pair
+
+
+def test_the_report_has_a_line_for_each_variant_and_ratio() -> None:
+    """Medians, spread, CPU time of each process, lag, and what was wrong."""
+    rounds = {"book": [measured(100), measured(300)], "no-op": [measured(100), measured(100)]}
+    found = ratio(Pair("book", "no-op", 1.0), rounds["book"], rounds["no-op"])
+    result = GroupResult("Bookings", rounds, [found], ["1 sold"], ["book, round 1: it burns"])
+    lines = report.group(result).splitlines()
+    assert "| book | 200 (100 to 300) | 1.00 | 2.00 | 10.0 | 2.0 | 12.0 | 5, 9 | 20 | 0 |" in lines
+    assert "Verified: 1 sold." in lines
+    assert "**Wrong**: book, round 1: it burns." in lines
+    columns = {line.count("|") for line in lines if line.startswith("|")}
+    assert len(columns) == 1
+    assert "| book ÷ no-op | 2.00 | 1.00 to 3.00 | 1 | holds |" in report.ratios([result])
+
+
+def test_the_head_says_what_it_takes_to_repeat_it() -> None:
+    """Date, command, commit, cores and versions."""
+    text = report.head(Options(7, 4.0, 64, wrk=True), "loadtests/bench.py --only book")
+    assert "`loadtests/bench.py --only book`" in text
+    assert re.search(r"# Bench, \d{4}-\d\d-\d\d\n", text)
+    assert re.search(r"\d+ cores of ", text)
+    assert "7 rounds of 4 s" in text
+
+
+def test_the_picture_is_xml_with_a_bar_for_each_ratio() -> None:
+    """One too great for the scale ends at its edge."""
+    pairs = [Pair("a", "b", 1.0), Pair("c & d", "e")]
+    ratios = [ratio(pair, [measured(900)], [measured(100)]) for pair in pairs]
+    tree = ET.fromstring(plot.svg(ratios, "Bench"))
+    bars = [each for each in tree.iter() if each.tag.endswith("rect")][1:]
+    assert len(bars) == 2
+    assert float(bars[0].attrib["width"]) == 520
+
+
+def test_overload_is_held_against_what_is_hoped() -> None:
+    """Goodput against the peak, its p99 against that at 70 %, the time of a refusal."""
+
+    def load(good: float, p99: float, refused_p99: float = 0.0) -> Load:
+        return Load(good, good, good, (1.0, p99), (1.0, refused_p99), 0.5, 0.0)
+
+    text = verdicts([(load(1000, 20), load(700, 10), load(960, 31, 9))])
+    assert "÷ peak 0.96 (at least 0.95): holds" in text
+    assert "70 % 3.1 (at most 3): does not hold" in text
+    assert "503 p99 9.0 ms (at most 10): holds" in text
+
+
+def test_nothing_is_said_of_refusals_where_there_were_none() -> None:
+    """The time of no answer is not a good time."""
+    loads = [Load(1, 1, 1, (1.0, 1.0), (0.0, 0.0), 0.0, 0.0)] * 3
+    text = verdicts([(loads[0], loads[1], loads[2])])
+    assert "503" not in text
+    assert "nothing was refused" in text
