@@ -8,7 +8,7 @@ are everybody's, so that two at once change the same one.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -49,11 +49,14 @@ class People:
     answered: int = 0
     stopping: bool = False
 
-    async def grow(self, count: int) -> None:
-        """Wait until so many more operations have come to their end. Raises TimeoutError."""
+    async def grow(self, count: int, unless: Callable[[], bool] = lambda: False) -> None:
+        """Wait until so many more operations have come to their end. Raises TimeoutError.
+
+        `unless`: something has come that they may all be waiting behind.
+        """
         target = self.answered + count
         async with asyncio.timeout(self.patience_s):
-            while self.answered < target:
+            while self.answered < target and not unless():
                 await asyncio.sleep(0.002)
 
     async def attend(self, client: Client, number: int) -> None:

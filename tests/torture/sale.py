@@ -66,9 +66,9 @@ class Sale:
         await self.people.grow(count)
         self.runs += 1
 
-    async def some(self, least: int, most: int) -> None:
-        """Let some operations end."""
-        await self.people.grow(self.chance.randint(least, most))
+    async def some(self, least: int, most: int, unless: Callable[[], bool] = lambda: False) -> None:
+        """Let some operations end, unless something has come that all may be waiting behind."""
+        await self.people.grow(self.chance.randint(least, most), unless)
 
 
 @contextlib.asynccontextmanager
