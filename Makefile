@@ -47,13 +47,14 @@ test: .venv/.dev ## Run the whole test suite (WITHOUT="tests/unit …" leaves ro
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(foreach room,tests/tls tests/torture $(WITHOUT),--ignore=$(room))
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
+test-servers: ROOMS := tests/integration tests/lua tests/tls
 test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS
 	@for program in $(REDIS_SERVER) $(POSTGRESQL_BIN)/initdb $(POSTGRESQL_BIN)/postgres; do \
 	  [ -x "$$program" ] || { echo "There is no $$program: set REDIS_SERVER to a redis-server or" \
 	    "valkey-server, and POSTGRESQL_BIN to the directory of initdb and postgres" >&2; exit 1; }; \
 	done
 	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
-	  $(BIN)/pytest -n $(JOBS) --dist worksteal -k "not fakeredis and not broken_script" tests/integration tests/lua tests/tls \
+	  $(BIN)/pytest -n $(JOBS) --dist worksteal -k "not fakeredis and not broken_script" $(ROOMS) \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py \
 	  $(foreach room,$(WITHOUT),--ignore=$(room))
 

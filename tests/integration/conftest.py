@@ -83,7 +83,7 @@ async def sale(stores: Stores) -> Sale:
 
 @contextlib.asynccontextmanager
 async def writing(settings: Settings) -> AsyncIterator[None]:
-    """Run a writer meanwhile."""
+    """Run a writer meanwhile. Raises what it ended with, if it ended by itself."""
     assert settings.own_redis_url is not None
     store = RedisStore(settings.own_redis_url)
     task = asyncio.create_task(make_writer(settings, store).run())
@@ -91,8 +91,10 @@ async def writing(settings: Settings) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        (ended,) = await asyncio.gather(task, return_exceptions=True)
         await store.aclose()
+        if isinstance(ended, Exception):
+            raise ended
 
 
 @contextlib.asynccontextmanager
