@@ -1,18 +1,28 @@
-"""The answers to changes: bookings, cancellations, and what is not known to be on record. Pure.
+"""The answers of the API: changes, what is not known to be on record, and what is read. Pure.
 
 The words and the headers stand here once; `hot_path` writes the most frequent of them by templates,
 and a test holds both alike.
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 
 from starlette.responses import Response
 
 from service.bodies import answer
 from service.idempotency import REPLAYED
 from service.lineage import Position
-from service.results import Booking, Cancellation, Reached, Standing
+from service.results import (
+    Booking,
+    Cancellation,
+    EventState,
+    Reached,
+    Standing,
+    UserState,
+)
 
+_START = datetime(1970, 1, 1, tzinfo=UTC)
 NO_STORE: Mapping[str, str] = {"Cache-Control": "no-store"}
 BOOKED = "Ticket booked successfully"
 WAITING = "Added to waiting list"
@@ -63,6 +73,53 @@ def cancellation_answer(event_id: int, user_id: str, done: Cancellation, prefer:
     if done.current is not None:
         body["current"] = _current(done.current)
     return answer(200, body, {**headers, **applied(prefer, done.durability)})
+
+
+def status_answer(event: EventState, known: str) -> Response:
+    """Encode how an event stands: 200, or 304 where `known`, of If-None-Match, says the same.
+
+    The ETag is of the body's bytes.
+    """
+    body = {
+        "eventId": event.event_id,
+        "name": event.name,
+        "totalTickets": event.capacity,
+        "remainingTickets": event.available,
+        "waitingListCount": event.waiting,
+        "createdAt": time_text(event.created_at),
+        "updatedAt": time_text(event.updated_at),
+    }
+    found = answer(200, body, {"Cache-Control": "no-cache"})
+    tag = f'"{blake2b(bytes(found.body), digest_size=8).hexdigest()}"'
+    if known and is_known(tag, known):
+        return Response(status_code=304, headers={"Cache-Control": "no-cache", "ETag": tag})
+    found.headers["ETag"] = tag
+    return found
+
+
+def is_known(tag: str, known: str) -> bool:
+    """Whether If-None-Match names a tag; compared weakly, as RFC 9110 has it for a GET."""
+    return known.strip() == "*" or tag in (
+        named.strip().removeprefix("W/") for named in known.split(",")
+    )
+
+
+def user_answer(event_id: int, user_id: str, state: UserState, prefer: str) -> Response:
+    """Encode a user's state: 200."""
+    body: dict[str, object] = {"eventId": event_id, "userId": user_id, "status": state.status}
+    if state.status in ("booked", "waiting"):
+        body["quantity"] = 1
+    if state.status == "waiting":
+        body["position"] = state.position
+    body["durability"] = state.durability
+    body["seq"] = state.seq
+    return answer(200, body, {**NO_STORE, **applied(prefer, state.durability)})
+
+
+def time_text(at: int) -> str:
+    """Return microseconds since 1970 as RFC 3339: UTC, to the millisecond as the original did."""
+    moment = _START + timedelta(microseconds=at)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def pending_answer(

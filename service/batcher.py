@@ -48,6 +48,7 @@ class Batcher(Generic[Item, Result]):
         self._waiting_max = waiting_max
         self._deadline_s = deadline_s
         self._queue: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
+        self._shared: dict[Item, asyncio.Future[Result]] = {}
         self._runner: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -63,6 +64,16 @@ class Batcher(Generic[Item, Result]):
             self._runner = loop.create_task(self._run())
         if self._sweeper is None:
             self._sweeper = loop.call_at(deadline - self._send_before_s, self._sweep)
+        return future
+
+    def share(self, item: Item) -> asyncio.Future[Result]:
+        """Submit, or join an equal item that was shared and has not been sent: one result for all.
+
+        For items that change nothing. The future is nobody's to cancel. Raises WaitingRoomFull.
+        """
+        future = self._shared.get(item)
+        if future is None or future.done():
+            future = self._shared[item] = self.submit(item)
         return future
 
     @property
@@ -107,6 +118,8 @@ class Batcher(Generic[Item, Result]):
             entry = self._queue.popleft()
             if not entry[1].done():
                 batch.append(entry)
+            if self._shared:
+                self._shared.pop(entry[0], None)
         return batch
 
     @staticmethod

@@ -128,6 +128,16 @@ class Engine:
         """Cancel likewise; None is `not_booked`."""
         return self._of(event_id).cancel.submit(Asked(event_id, user_id, awaited=False))
 
+    def submit_look(
+        self, event_id: int, user_id: str
+    ) -> "asyncio.Future[tuple[EventState, UserState | None] | Missed]":
+        """Read an event, and a user's state where one is named; not to be cancelled.
+
+        Whoever asks the same before it is sent shares the result. `Missed` is for `event` and
+        `user`; a user's position is for `given`. Raises as `submit_book`.
+        """
+        return self._of(event_id).read.share((event_id, user_id))
+
     def given(self, event_id: int, at: Position) -> Reached:
         """Note a change as answered (H); return how far it reaches without having been awaited."""
         reached = self._least()

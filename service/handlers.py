@@ -5,8 +5,6 @@ anybody in between. A change that was made is never answered as a problem: what 
 be on record, and was asked to be, is `pending`.
 """
 
-from datetime import UTC, datetime, timedelta
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -17,6 +15,9 @@ from service.answers import (
     booking_answer,
     cancellation_answer,
     pending_answer,
+    status_answer,
+    time_text,
+    user_answer,
 )
 from service.bodies import answer, read_body
 from service.engine import Engine
@@ -31,9 +32,6 @@ from service.models import (
     parse_user_id,
 )
 from service.preferences import preferred
-from service.results import EventState
-
-_START = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Handlers:
@@ -70,8 +68,8 @@ class Handlers:
             "name": event.name,
             "totalTickets": event.capacity,
             "remainingTickets": event.available,
-            "createdAt": _time(event.created_at),
-            "updatedAt": _time(event.updated_at),
+            "createdAt": time_text(event.created_at),
+            "updatedAt": time_text(event.updated_at),
         }
         return answer(201, {"event": body}, {**location, **applied(prefer, event.durability)})
 
@@ -92,9 +90,9 @@ class Handlers:
         return cancellation_answer(asked.eventId, asked.userId, done, prefer)
 
     async def status(self, request: Request) -> Response:
-        """Tell how an event stands: 200."""
+        """Tell how an event stands: 200, or 304 to who knows it."""
         event = await self._engine.event(_event_id(request))
-        return answer(200, _status(event), {"Cache-Control": "no-cache"})
+        return status_answer(event, ",".join(request.headers.getlist("if-none-match")))
 
     async def user(self, request: Request) -> Response:
         """Tell a user's state: 200."""
@@ -104,18 +102,7 @@ class Handlers:
             raise Problem("not_booked")
         prefer = preferred(request.headers, "durability")
         state = await self._engine.user(event_id, user_id, prefer)
-        body: dict[str, object] = {
-            "eventId": event_id,
-            "userId": user_id,
-            "status": state.status,
-        }
-        if state.status in ("booked", "waiting"):
-            body["quantity"] = 1
-        if state.status == "waiting":
-            body["position"] = state.position
-        body["durability"] = state.durability
-        body["seq"] = state.seq
-        return answer(200, body, {**NO_STORE, **applied(prefer, state.durability)})
+        return user_answer(event_id, user_id, state, prefer)
 
     async def problem(self, request: Request) -> Response:
         """Explain a problem's code: what a `type` points to."""
@@ -150,21 +137,3 @@ def _event_id(request: Request) -> int:
     if event_id is None:
         raise Problem("event_not_found")
     return event_id
-
-
-def _status(event: EventState) -> dict[str, object]:
-    return {
-        "eventId": event.event_id,
-        "name": event.name,
-        "totalTickets": event.capacity,
-        "remainingTickets": event.available,
-        "waitingListCount": event.waiting,
-        "createdAt": _time(event.created_at),
-        "updatedAt": _time(event.updated_at),
-    }
-
-
-def _time(at: int) -> str:
-    """Return microseconds since 1970 as RFC 3339: UTC, to the millisecond as the original did."""
-    moment = _START + timedelta(microseconds=at)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

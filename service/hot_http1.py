@@ -10,7 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.hot_path import PATHS, Exchange, Headers, HotPath
+from service.hot_exchange import Exchange, Headers
+from service.hot_path import HotPath
 from service.http1 import Http1
 
 
@@ -73,11 +74,10 @@ class HotHttp1(Http1):
     def _is_hot(self) -> bool:
         """Whether the request may be for the hot path: nothing else is under way here."""
         return (
-            self.url in PATHS
+            self.hot.may_take(self.parser.get_method(), self.url)
             and not self._owes
             and not self.flow.write_paused
             and not self.access_log
-            and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
         )

@@ -1,39 +1,33 @@
-"""`POST /book` and `POST /cancel` as nearly everybody sends them, answered without an application.
+"""What nearly everybody sends in a sale, answered without an application in between.
 
-Nothing is decided here: the engine is asked as the handlers ask it, and every answer has the bytes
-that theirs has (`tests/http/test_hot_path.py`). What is unusual about a request, or wrong with it,
-is left to the handlers before anything was done. It saves each request its task, the messages and
-the scope of ASGI, routing, and an answer encoded from scratch: see `loadtests/results`.
+`POST /book` and `POST /cancel` here, reads in `hot_reads`. Nothing is decided: the engine is asked
+as the handlers ask it, and every answer has the bytes that theirs has (`tests/http/test_hot_path`).
+What is unusual about a request, or wrong with it, is left to the handlers before anything was done.
+It saves each request its task, the messages and the scope of ASGI, routing, and an answer encoded
+from scratch: see `loadtests/results`.
 """
 
 import asyncio
-from collections.abc import Sequence
-from time import perf_counter
-from typing import Annotated, Any, Protocol
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
-import structlog
 from pydantic import Field, ValidationError
-from starlette.responses import Response
 
 from service.answers import booking_answer, cancellation_answer
-from service.batcher import Expired, WaitingRoomFull
-from service.bodies import problem_answer
 from service.engine import Engine
 from service.errors import Problem
-from service.hot_answers import HANG_UP, booking_bytes, cancellation_bytes
+from service.hot_answers import booking_bytes, cancellation_bytes
+from service.hot_exchange import Connection, Exchange, Headers, Surroundings
+from service.hot_reads import BEGINNINGS, read_of
 from service.metrics import Metrics
 from service.models import BODY_BYTES_MAX, ID_MAX, USER_ID, EventId, Quantity, Request
-from service.results import Booking, Cancellation, Missed
+from service.results import Booking, Cancellation
 from service.stopwatch import Durations
 
-log = structlog.stdlib.get_logger("onsale")
-
-Headers = Sequence[tuple[bytes, bytes]]
-
-PATHS = {b"/book": "/book", b"/cancel": "/cancel"}
 _JSON = b"application/json"
 _UNUSUAL = frozenset({b"idempotency-key", b"transfer-encoding", b"expect", b"upgrade"})
 _RECORDED = b"durability=recorded"
+_APPLIED = "preference-applied: durability=recorded\r\n"
 
 
 class _Cancel(Request):
@@ -55,31 +49,123 @@ class _Book(_Cancel):
 _MODELS: dict[bytes, type[_Cancel]] = {b"/book": _Book, b"/cancel": _Cancel}
 
 
-class Connection(Protocol):
-    """What is answered to."""
+class Change(Exchange):
+    """A booking or a cancellation. `prefer` is `recorded`, or empty."""
 
-    def answer(self, exchange: "Exchange", status: int, rest: bytes) -> None:
-        """Write an answer, `rest` behind the headers that every answer has."""
+    __slots__ = ("_event_id", "_prefer", "_user_id")
+
+    method = "POST"
+    model: type[_Cancel]
+
+    def __init__(
+        self, hot: Surroundings, connection: Connection, event_id: int, user_id: str, prefer: str
+    ) -> None:
+        """Take what is asked for."""
+        super().__init__(hot, connection)
+        self._event_id = event_id
+        self._user_id = user_id
+        self._prefer = prefer
+
+    def _submit(self) -> "asyncio.Future[Any] | None":
+        return None if self._hot.engine.awaits(self._prefer) else self._ask()
+
+    def _ask(self) -> "asyncio.Future[Any]":
+        raise NotImplementedError
+
+    def _applied(self, reached: str) -> str:
+        return _APPLIED if self._prefer == reached else ""
 
 
-class HotPath:
+class Book(Change):
+    """`POST /book`."""
+
+    __slots__ = ()
+
+    route = "/book"
+    model = _Book
+
+    def _ask(self) -> "asyncio.Future[Any]":
+        return self._hot.engine.submit_book(self._event_id, self._user_id)
+
+    def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
+        return self._hot.engine.book(self._event_id, self._user_id, prefer=self._prefer)
+
+    def _answer(self, result: Booking) -> None:
+        reached = self._hot.engine.given(self._event_id, result.at)
+        words = (reached, self._applied(reached), self._last)
+        self._write(*booking_bytes(self._event_id, self._user_id, result, *words))
+
+    def _answer_in_full(self, result: Booking) -> None:
+        about = (self._event_id, self._user_id, result)
+        if result.durability == "none":
+            self._write_response(booking_answer(*about, self._prefer))
+        else:
+            words = (result.durability, self._applied(result.durability), self._last)
+            self._write(*booking_bytes(*about, *words))
+
+
+class Cancel(Change):
+    """`POST /cancel`."""
+
+    __slots__ = ()
+
+    route = "/cancel"
+    model = _Cancel
+
+    def _ask(self) -> "asyncio.Future[Any]":
+        return self._hot.engine.submit_cancel(self._event_id, self._user_id)
+
+    def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
+        return self._hot.engine.cancel(self._event_id, self._user_id, prefer=self._prefer)
+
+    def _answer(self, result: Cancellation | None) -> None:
+        if result is None:
+            raise Problem("not_booked")
+        reached = self._hot.engine.given(self._event_id, result.at)
+        words = (reached, self._applied(reached), self._last)
+        self._write(*cancellation_bytes(self._event_id, self._user_id, result, *words))
+
+    def _answer_in_full(self, result: Cancellation) -> None:
+        about = (self._event_id, self._user_id, result)
+        if result.durability == "none":
+            self._write_response(cancellation_answer(*about, self._prefer))
+        else:
+            words = (result.durability, self._applied(result.durability), self._last)
+            self._write(*cancellation_bytes(*about, *words))
+
+
+_CHANGES: dict[bytes, type[Change]] = {b"/book": Book, b"/cancel": Cancel}
+
+
+class HotPath(Surroundings):
     """The hot path of one worker."""
 
     def __init__(self, engine: Engine, metrics: Metrics, durations: Durations) -> None:
         """Take the engine that decides."""
-        self.engine = engine
-        self.metrics = metrics
-        self.durations = durations
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__(engine, metrics, durations)
         self._always: tuple[object, bytes] = (None, b"")
 
+    @staticmethod
+    def may_take(method: bytes, url: bytes) -> bool:
+        """Whether a request may be for the hot path, as far as its first line tells."""
+        return (
+            url in _CHANGES
+            if method == b"POST"
+            else method == b"GET" and url.startswith(BEGINNINGS)
+        )
+
     def begin(
-        self, path: bytes, headers: Headers, body: bytes, connection: Connection
-    ) -> "Exchange | None":
+        self, url: bytes, headers: Headers, body: bytes, connection: Connection
+    ) -> Exchange | None:
         """Ask the engine; None, with nothing done, where the request is for the handlers.
 
-        Names of headers are lower case. `connection` is answered later, once.
+        `url` is of a request that the path may take; names of headers are lower case.
+        `connection` is answered later, once.
         """
+        kind = _CHANGES.get(url)
+        if kind is None:
+            read = None if body else read_of(url, headers, self, connection)
+            return None if read is None else read.begin()
         is_json, prefer = False, ""
         for name, value in headers:
             if name in _UNUSUAL:
@@ -93,146 +179,13 @@ class HotPath:
         if not is_json or len(body) > BODY_BYTES_MAX:
             return None
         try:
-            asked = _MODELS[path].model_validate_json(body)
+            asked = kind.model.model_validate_json(body)
         except ValidationError:
             return None
-        return Exchange(self, connection, path, asked.eventId, str(asked.userId), prefer).begun()
+        return kind(self, connection, asked.eventId, str(asked.userId), prefer).begin()
 
     def always(self, headers: Headers) -> bytes:
         """Return the lines that every answer has: `date`, which uvicorn makes anew each second."""
         if headers is not self._always[0]:
             self._always = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
         return self._always[1]
-
-    def keep(self, task: "asyncio.Task[None]") -> None:
-        """Hold a task until it is done: the loop alone would let go of it."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-class _Nobody:
-    """Stands where an application would wait for parts of the body: it is all there."""
-
-    def set(self) -> None:
-        """Wake nobody."""
-
-
-class Exchange:
-    """One request and its answer; to uvicorn's protocol, a cycle whose application has begun."""
-
-    __slots__ = (
-        "_began",
-        "_connection",
-        "_event_id",
-        "_hot",
-        "_path",
-        "_prefer",
-        "_user_id",
-        "disconnected",
-        "keep_alive",
-        "more_body",
-        "response_complete",
-        "response_started",
-    )
-
-    message_event = _Nobody()
-
-    def __init__(
-        self,
-        hot: HotPath,
-        connection: Connection,
-        path: bytes,
-        event_id: int,
-        user_id: str,
-        prefer: str,
-    ) -> None:
-        self._hot = hot
-        self._connection = connection
-        self._path = path
-        self._event_id = event_id
-        self._user_id = user_id
-        self._prefer = prefer
-        self._began = perf_counter()
-        self.keep_alive = True
-        self.more_body = self.disconnected = False
-        self.response_started = self.response_complete = False
-
-    def begun(self) -> "Exchange":
-        """Ask. What waits for the record or the loader has a task, as every handler has."""
-        engine = self._hot.engine
-        if engine.awaits(self._prefer):
-            self._go_on()
-            return self
-        try:
-            submit = engine.submit_book if self._path == b"/book" else engine.submit_cancel
-            submit(self._event_id, self._user_id).add_done_callback(self._settle)
-        except WaitingRoomFull:
-            # Never in the midst of the parser, which would not know of the exchange yet.
-            asyncio.get_running_loop().call_soon(self._refuse, Problem("overloaded"))
-        return self
-
-    def _settle(self, asked: "asyncio.Future[Any]") -> None:
-        """Answer with what a script said."""
-        try:
-            result = asked.result()
-        except Problem as problem:
-            self._refuse(problem)
-        except Expired:
-            self._refuse(Problem("unavailable"))
-        except BaseException as error:
-            self._fail(error)
-        else:
-            if isinstance(result, Missed):
-                self._go_on()
-            elif result is None:
-                self._refuse(Problem("not_booked"))
-            else:
-                reached = self._hot.engine.given(self._event_id, result.at)
-                self._write_result(result, reached)
-
-    def _go_on(self) -> None:
-        """Ask as the handlers do: whatever has to be waited for, `engine` knows."""
-        self._hot.keep(asyncio.get_running_loop().create_task(self._in_full()))
-
-    async def _in_full(self) -> None:
-        engine = self._hot.engine
-        ask = engine.book if self._path == b"/book" else engine.cancel
-        try:
-            result = await ask(self._event_id, self._user_id, prefer=self._prefer)
-        except Problem as problem:
-            self._refuse(problem)
-        except Exception as error:
-            self._fail(error)
-        else:
-            self._write_result(result, result.durability)
-
-    def _write_result(self, result: Booking | Cancellation, reached: str) -> None:
-        if reached == "none":
-            make = booking_answer if isinstance(result, Booking) else cancellation_answer
-            response = make(self._event_id, self._user_id, result, self._prefer)  # type: ignore[arg-type]
-            self._write_response(response)
-            return
-        applied = "preference-applied: durability=recorded\r\n" if self._prefer == reached else ""
-        last = "" if self.keep_alive else HANG_UP
-        encode = booking_bytes if isinstance(result, Booking) else cancellation_bytes
-        self._write(*encode(self._event_id, self._user_id, result, reached, applied, last))  # type: ignore[arg-type]
-
-    def _refuse(self, problem: Problem) -> None:
-        self._hot.metrics.problems.labels(problem.code).inc()
-        self._write_response(problem_answer(problem))
-
-    def _fail(self, error: BaseException) -> None:
-        path = PATHS[self._path]
-        log.error("request failed", method="POST", path=path, exc_info=error)
-        self._write_response(problem_answer(Problem("internal_error")))
-
-    def _write_response(self, response: Response) -> None:
-        lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
-        last = b"" if self.keep_alive else HANG_UP.encode()
-        rest = b"".join((*lines, last, b"\r\n", bytes(response.body)))
-        self._write(response.status_code, rest)
-
-    def _write(self, status: int, rest: bytes) -> None:
-        self._hot.durations.note(PATHS[self._path], status, perf_counter() - self._began)
-        if not self.disconnected:
-            self._connection.answer(self, status, rest)

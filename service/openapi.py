@@ -44,6 +44,21 @@ _USER_ID = {
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._~@:+|=-]{1,64}$"},
     "example": "123",
 }
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "description": "The ETag of an answer that is known: 304 while it still holds.",
+    "schema": {"type": "string"},
+    "example": '"e3b0c44298fc1c14"',
+}
+_ETAG = {
+    "ETag": {
+        "schema": {"type": "string"},
+        "required": True,
+        "description": "Of what is told: the same as long as nothing of it changes",
+    }
+}
 _PREFER = {
     "name": "Prefer",
     "in": "header",
@@ -154,9 +169,10 @@ def _paths() -> dict[str, Any]:
             "get": _operation(
                 "How an event stands",
                 "status",
-                {200: ("The event as it is now", models.StatusAnswer, {})},
+                {200: ("The event as it is now", models.StatusAnswer, _ETAG)},
                 ("event_not_found", *_STORES),
-                parameters=[_EVENT_ID],
+                parameters=[_EVENT_ID, _IF_NONE_MATCH],
+                unchanged=True,
             )
         },
         "/events/{eventId}/users/{userId}": {
@@ -192,6 +208,7 @@ def _operation(
     *,
     body: type[BaseModel] | None = None,
     parameters: list[dict[str, Any]] | None = None,
+    unchanged: bool = False,
 ) -> dict[str, Any]:
     tag = "health" if name in ("livez", "readyz") else "booking"
     operation: dict[str, Any] = {"operationId": name, "summary": summary, "tags": [tag]}
@@ -207,6 +224,8 @@ def _operation(
         }
         if headers:
             responses[str(status)]["headers"] = headers
+    if unchanged:
+        responses["304"] = {"description": "As it was known", "headers": _ETAG}
     codes: dict[int, list[str]] = {}
     for code in (*problems, *_ANY):
         codes.setdefault(PROBLEMS[code].status, []).append(code)

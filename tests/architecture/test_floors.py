@@ -35,7 +35,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "edge",
         """bodies preferences idempotency answers handlers openapi documentation heads patience
-        offers http1 stopwatch exposition hot_answers hot_path hot_http1""",
+        offers http1 stopwatch exposition hot_answers hot_exchange hot_reads hot_path
+        hot_http1""",
     ),
     (
         "composition",

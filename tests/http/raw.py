@@ -111,6 +111,10 @@ class Connection:
             request("POST", path, "Content-Type: application/json", *headers, body=body)
         )
 
+    def skip(self, count: int) -> None:
+        """Read a body of which nothing is asked."""
+        assert len(self._file.read(count)) == count
+
     def is_closed(self) -> bool:
         """Whether the service has hung up; waits for it."""
         try:

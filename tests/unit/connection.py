@@ -9,8 +9,9 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from service.hot_exchange import Connection, Exchange, Headers
 from service.hot_http1 import HotHttp1, hot_http1
-from service.hot_path import Connection, Exchange, Headers, HotPath
+from service.hot_path import Book, HotPath
 
 EARLY = "/early"
 """What is asked for here is answered without a look at its body."""
@@ -82,7 +83,7 @@ class Shown(HotPath):
         if not self._takes:
             return None
         self.taken.append((path, dict(headers), body))
-        self.exchanges.append(Exchange(self, connection, path, 1, "a", ""))
+        self.exchanges.append(Book(self, connection, 1, "a", ""))
         return self.exchanges[-1]
 
 

@@ -101,6 +101,25 @@ async def test_a_call_has_at_most_items_max() -> None:
     assert await asyncio.gather(*futures) == list("ABCDE")
 
 
+async def test_what_is_shared_is_asked_once() -> None:
+    """As long as it waits; who comes after it was sent has a question of his own."""
+    sender = Sender()
+    lane = batcher(sender)
+    first = lane.share("a")
+    assert lane.share("a") is first
+    assert lane.waiting == 1
+    call = await sender.next()
+    assert call.items == ["a"]
+    later = [lane.share("a"), lane.share("b"), lane.share("a")]
+    assert later[0] is later[2] is not first
+    call.answer()
+    assert await first == "A"
+    call = await sender.next()
+    assert call.items == ["a", "b"]
+    call.answer()
+    assert await asyncio.gather(*later) == ["A", "B", "A"]
+
+
 async def test_a_full_waiting_room_refuses() -> None:
     """At the bound, not counting what is in flight; and takes again once a call has left."""
     sender = Sender()

@@ -148,7 +148,7 @@ def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each answer's media type object, with its status."""
     for _, _, operation in operations(document):
         for status, answer in operation["responses"].items():
-            for content in answer["content"].values():
+            for content in answer.get("content", {}).values():
                 yield status, content
 
 

@@ -1,0 +1,166 @@
+"""One request on the hot path, and its answer: what bookings, cancellations and reads share.
+
+To uvicorn's protocol an exchange is a cycle whose application has begun. The engine is asked as the
+handlers ask it: once through its futures, without a task, and again in a task where something has
+to be waited for.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from time import perf_counter
+from typing import Any, Protocol
+
+import structlog
+from starlette.responses import Response
+
+from service.batcher import Expired, WaitingRoomFull
+from service.bodies import problem_answer
+from service.engine import Engine
+from service.errors import Problem
+from service.hot_answers import HANG_UP
+from service.metrics import Metrics
+from service.results import Missed
+from service.stopwatch import Durations
+
+log = structlog.stdlib.get_logger("onsale")
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Connection(Protocol):
+    """What is answered to."""
+
+    def answer(self, exchange: "Exchange", status: int, rest: bytes) -> None:
+        """Write an answer, `rest` behind the headers that every answer has."""
+
+
+class Surroundings:
+    """What all exchanges of one worker share."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, durations: Durations) -> None:
+        """Take the engine that decides."""
+        self.engine = engine
+        self.metrics = metrics
+        self.durations = durations
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def keep(self, task: "asyncio.Task[None]") -> None:
+        """Hold a task until it is done: the loop alone would let go of it."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Nobody:
+    """Stands where an application would wait for parts of the body: it is all there."""
+
+    def set(self) -> None:
+        """Wake nobody."""
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = (
+        "_began",
+        "_connection",
+        "_hot",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+        "response_started",
+    )
+
+    method = ""
+    route = ""
+    message_event = _Nobody()
+
+    def __init__(self, hot: Surroundings, connection: Connection) -> None:
+        """Begin the clock; nothing is asked yet."""
+        self._hot = hot
+        self._connection = connection
+        self._began = perf_counter()
+        self.keep_alive = True
+        self.more_body = self.disconnected = False
+        self.response_started = self.response_complete = False
+
+    # What each kind says.
+
+    def _submit(self) -> "asyncio.Future[Any] | None":
+        """Ask without waiting; None where it has to be waited for. Raises WaitingRoomFull."""
+        raise NotImplementedError
+
+    def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
+        """Ask as the handlers do: whatever has to be waited for, `engine` knows."""
+        raise NotImplementedError
+
+    def _answer(self, result: Any) -> None:
+        """Answer with what a script said. Raises Problem."""
+        raise NotImplementedError
+
+    def _answer_in_full(self, result: Any) -> None:
+        """Answer with what the engine said."""
+        raise NotImplementedError
+
+    # What all have in common.
+
+    def begin(self) -> "Exchange":
+        """Ask; the answer comes later, never in the midst of the parser."""
+        try:
+            asked = self._submit()
+        except WaitingRoomFull:
+            asyncio.get_running_loop().call_soon(self._refuse, Problem("overloaded"))
+            return self
+        if asked is None:
+            self._go_on()
+        else:
+            asked.add_done_callback(self._settle)
+        return self
+
+    def _settle(self, asked: "asyncio.Future[Any]") -> None:
+        try:
+            result = asked.result()
+            if isinstance(result, Missed):
+                self._go_on()
+            else:
+                self._answer(result)
+        except Problem as problem:
+            self._refuse(problem)
+        except Expired:
+            self._refuse(Problem("unavailable"))
+        except BaseException as error:
+            self._fail(error)
+
+    def _go_on(self) -> None:
+        self._hot.keep(asyncio.get_running_loop().create_task(self._in_full()))
+
+    async def _in_full(self) -> None:
+        try:
+            self._answer_in_full(await self._ask_in_full())
+        except Problem as problem:
+            self._refuse(problem)
+        except Exception as error:
+            self._fail(error)
+
+    def _refuse(self, problem: Problem) -> None:
+        self._hot.metrics.problems.labels(problem.code).inc()
+        self._write_response(problem_answer(problem))
+
+    def _fail(self, error: BaseException) -> None:
+        log.error("request failed", method=self.method, path=self.route, exc_info=error)
+        self._write_response(problem_answer(Problem("internal_error")))
+
+    @property
+    def _last(self) -> str:
+        """The line that tells a client that this was the last answer, where it is."""
+        return "" if self.keep_alive else HANG_UP
+
+    def _write_response(self, response: Response) -> None:
+        lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
+        rest = b"".join((*lines, self._last.encode(), b"\r\n", bytes(response.body)))
+        self._write(response.status_code, rest)
+
+    def _write(self, status: int, rest: bytes) -> None:
+        self._hot.durations.note(self.route, status, perf_counter() - self._began)
+        if not self.disconnected:
+            self._connection.answer(self, status, rest)
