@@ -1,10 +1,12 @@
 """Runs the fault suite, and writes what came of it into docs/reliability.md.
 
-    python -m tests.torture [--full] [--write] [--jobs N] [--seed N] [FAULT[=COUNT] ...]
+    python -m tests.torture [--full] [--write] [--resume FILE] [--jobs N] [--seed N] [FAULT[=N] ...]
 
 Without `--full` the counts are those of CI; with faults that are named, these alone are done. The
 page is written where all was done in full, or where `--write` asks for it; never where anything was
-wrong. Exits with 1 unless every sale held and every control was found.
+wrong. `--resume` keeps what came of each sale in a file; where it is there already, the faults that
+were done whole and in which nothing was wrong are not done again, and the page says which of them
+were done on which commit. Exits with 1 unless every sale held and every control was found.
 """
 
 import argparse
@@ -28,11 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture")
     parser.add_argument("--full", action="store_true", help="the published counts, and the report")
     parser.add_argument("--write", action="store_true", help="the report of whatever was done")
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="go on where a run ended")
     parser.add_argument("--jobs", type=int, default=2, help="sales at once, each a whole service")
     parser.add_argument("--seed", type=int, help="one seed of the faults that are named")
     parser.add_argument("faults", nargs="*", metavar="FAULT[=COUNT]", help="these alone")
     options = parser.parse_args(arguments)
-    os.environ["ONSALE_TORTURE"] = " ".join(["full" if options.full else "brief", *options.faults])
+    size = "full" if options.full else "brief"
+    os.environ["ONSALE_TORTURE"] = " ".join([size, *options.faults])
+    os.environ[scores.COMMIT] = versions.commit()
     if options.seed is not None:
         os.environ["ONSALE_TEST_SEED"] = str(options.seed)
     try:
@@ -41,10 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-") as directory:
-        noted = Path(directory) / "scores.jsonl"
+        noted: Path = options.resume or Path(directory) / "scores.jsonl"
         noted.touch()
-        os.environ[scores.VARIABLE] = str(noted)
-        code = _pytest(options.jobs)
+        os.environ[scores.VARIABLE] = str(noted.resolve())
+        left = report.left(report.lines(scores.read(noted)), asked)
+        if len(left) < len(asked):
+            scores.keep(noted, [one for one in scores.read(noted) if one.fault not in left])
+            os.environ["ONSALE_TORTURE"] = " ".join([size, *(f"{n}={asked[n]}" for n in left)])
+        code = _pytest(options.jobs) if left else 0
         found = report.lines(scores.read(noted))
     with_controls = any(line.controls for line in found.values())
     took_s = time.monotonic() - began
@@ -61,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.write or (options.full and not options.faults):
         words = sys.argv[1:] if arguments is None else arguments
         command = " ".join(["python -m tests.torture", *words])
-        PAGE.write_text(_written(PAGE.read_text(), found, versions.described(command, took_s)))
+        said = versions.described(command, report.by_commit(found), took_s)
+        PAGE.write_text(_written(PAGE.read_text(), found, said))
         print(f"written: {PAGE.relative_to(ROOT)}")
     return 0
 

@@ -22,9 +22,11 @@ class Line:
     wrong: list[str] = field(default_factory=list)
     measured: list[float] = field(default_factory=list)
     controls: list[Sequence[str]] = field(default_factory=list)
+    commit: str = ""
 
     def add(self, score: Score) -> None:
         """Count one sale in, or one control."""
+        self.commit = score.commit
         if score.control:
             self.controls.append(score.wrong)
             return
@@ -74,6 +76,19 @@ def shortfalls(found: Mapping[str, Line], asked: Mapping[str, int]) -> list[str]
         if not all(line.controls):
             says.append(f"{name}: the negative control found nothing")
     return says
+
+
+def by_commit(found: Mapping[str, Line]) -> dict[str, list[str]]:
+    """Return which faults were done on which commit."""
+    commits: dict[str, list[str]] = {}
+    for name, line in found.items():
+        commits.setdefault(line.commit, []).append(name)
+    return commits
+
+
+def left(found: Mapping[str, Line], asked: Mapping[str, int]) -> list[str]:
+    """Return the faults that a run which was ended, or found something, has left to do."""
+    return [name for name, count in asked.items() if shortfalls(found, {name: count})]
 
 
 def _span(seeds: set[int]) -> str:

@@ -2,12 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 VARIABLE = "ONSALE_TORTURE_SCORES"
 """Names the file. Each line is appended with one write, so several processes can share it."""
+
+COMMIT = "ONSALE_TORTURE_COMMIT"
+"""Says which commit the sales are held on."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,28 @@ class Score:
     wrong: Sequence[str] = ()
     control: bool = False
     measured: Sequence[float] = ()
+    commit: str = ""
 
 
 def note(score: Score) -> None:
     """Add one sale to the file."""
     path = os.environ.get(VARIABLE)
     if path:
-        line = json.dumps(asdict(score)) + "\n"
+        line = _line(replace(score, commit=os.environ.get(COMMIT, "")))
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
+
+
+def keep(path: Path, kept: Iterable[Score]) -> None:
+    """Have a file hold these alone."""
+    path.write_text("".join(map(_line, kept)))
+
+
+def _line(score: Score) -> str:
+    return json.dumps(asdict(score)) + "\n"
 
 
 def read(path: Path) -> Iterator[Score]:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -11,13 +12,21 @@ from service import embedded
 LIBRARIES = ("redis", "asyncpg", "uvicorn", "uvloop", "httptools", "starlette", "hypothesis")
 
 
-def described(command: str, took_s: float) -> str:
-    """Return the table; `command` repeats the run, and `took_s` is how long that took."""
+def commit() -> str:
+    """Return the commit that is checked out, and whether anything was changed since."""
+    return _first_line("git", "describe", "--always", "--dirty")
+
+
+def described(command: str, commits: Mapping[str, Sequence[str]], took_s: float) -> str:
+    """Return the table; `command` repeats the run, and `took_s` is how long that took.
+
+    `commits`: what was done on each, where it was gone on with after something was mended.
+    """
     kernel = platform.release().partition("-")[0]
     rows = {
         "command": f"`{command}`",
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _first_line("git", "describe", "--always", "--dirty"),
+        "commit": _in_words(commits),
         "Valkey": _first_line(str(embedded._valkey_binary()), "--version"),
         "PostgreSQL": _first_line(str(embedded._postgres_bin() / "postgres"), "--version"),
         "Python": platform.python_version(),
@@ -27,6 +36,12 @@ def described(command: str, took_s: float) -> str:
     }
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
     return "\n".join(lines) + "\n"
+
+
+def _in_words(commits: Mapping[str, Sequence[str]]) -> str:
+    """Name the commit of most kinds, and of the others which."""
+    most, *others = sorted(commits, key=lambda name: -len(commits[name]))
+    return "; ".join([most, *(f"{name} for {', '.join(commits[name])}" for name in others)])
 
 
 def _first_line(*command: str) -> str:

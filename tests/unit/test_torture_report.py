@@ -1,9 +1,12 @@
 """The fault suite's report says what was done, and what it did not come to."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.torture import faults
-from tests.torture.report import controls, lines, shortfalls, table
+from tests.torture import scores as noted
+from tests.torture.report import by_commit, controls, left, lines, shortfalls, table
 from tests.torture.scores import Score
 
 NAME = "valkey_killed"
@@ -61,3 +64,25 @@ def test_what_is_no_fault_or_count_is_refused(monkeypatch: pytest.MonkeyPatch, w
     monkeypatch.setenv("ONSALE_TORTURE", f"brief {word}")
     with pytest.raises(ValueError, match="is no fault"):
         faults.counts()
+
+
+def test_a_run_goes_on_with_what_it_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is whole and right is kept, with its commit; the rest is done anew, all of it."""
+    path = tmp_path / "scores.jsonl"
+    monkeypatch.setenv(noted.VARIABLE, str(path))
+    monkeypatch.setenv(noted.COMMIT, "abc1234")
+    noted.note(Score("valkey_killed", 0, 20, 1_000))
+    noted.note(Score("api_killed", 0, 20, 1_000))
+    noted.note(Score("api_killed", 1, 20, 1_000, ["something is wrong"]))
+    noted.note(Score("power_lost", 0, 10, 1_000))
+    noted.note(Score("power_lost", 0, 10, 1_000, control=True))
+    asked = {"valkey_killed": 20, "api_killed": 40, "power_lost": 10, "writer_killed": 5}
+    assert left(lines(noted.read(path)), asked) == ["api_killed", "power_lost", "writer_killed"]
+    noted.keep(path, [one for one in noted.read(path) if one.fault == "valkey_killed"])
+    monkeypatch.setenv(noted.COMMIT, "def5678")
+    noted.note(Score("api_killed", 0, 40, 1_000))
+    found = lines(noted.read(path))
+    assert left(found, asked) == ["power_lost", "writer_killed"]
+    assert by_commit(found) == {"abc1234": ["valkey_killed"], "def5678": ["api_killed"]}
