@@ -1,7 +1,7 @@
 """What a change costs on its way into the record, beside COPY of the same rows: measured.
 
-Brings up a Valkey and a PostgreSQL of its own, as `onsale up` runs them. A round fills the outbox by
-the scripts (some changes an entry, as a busy service appends, then one an entry), has the real
+Brings up a Valkey and a PostgreSQL of its own, as `onsale up` runs them. A round fills the outbox
+by the scripts (some changes an entry, as a busy service appends, then one an entry), has the real
 writer catch up in a process of its own, and copies the same rows into a table with the journal's
 columns, constraints and indexes. A writer with nothing to do is measured each round and taken off.
 Then bookings come at a fixed rate, and the writer follows: what each change costs there, and when
@@ -35,7 +35,7 @@ import redis
 import uvloop
 
 from service.app import make_writer
-from service.embedded import EmbeddedPostgres, EmbeddedValkey
+from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.handshakes import make_handshakes, urls_of
 from service.keys import event_keys, partition_keys
 from service.metrics import Metrics
@@ -50,6 +50,8 @@ SQL = Path(__file__).parents[1] / "sql"
 CATCH_UP = {16: 1.0, 1: 0.25}
 """Changes an entry, and the share of the changes that is written so."""
 
+AN_ENTRY = 16
+CALLS_MAX = 16
 COPY_RATIO = 0.4
 LAG_MS_MAX = 50.0
 DETAILS = '{"name":"Bench","totalTickets":10000000}'
@@ -123,7 +125,7 @@ def stores() -> Iterator[Stores]:
         run = RunDirectory(Path(directory))
         run.acquire()
         sockets = make_sockets(run.data)
-        servers = [EmbeddedValkey(run, sockets), EmbeddedPostgres(run, sockets)]
+        servers: list[Store] = [EmbeddedValkey(run, sockets), EmbeddedPostgres(run, sockets)]
         started = []
         try:
             for server in servers:
@@ -150,7 +152,7 @@ def stores() -> Iterator[Stores]:
             run.release()
 
 
-async def _answers(server: Any) -> str:
+async def _answers(server: Store) -> str:
     async with asyncio.timeout(20):
         while True:
             try:
@@ -217,34 +219,34 @@ async def copy(found: Stores, rows: int) -> float:
 
 
 def follow(found: Stores, rate: int, seconds: float) -> tuple[Spent, list[float], int]:
-    """Book at a rate while a writer follows; return what it spent, each entry's lag in ms, and how
-    many changes there were. Valkey's share is not told from what the bookings cost.
+    """Book at a rate while a writer follows.
+
+    Returns what it spent, each entry's lag in ms, and how many changes there were. Valkey's share
+    is not told from what the bookings cost.
     """
-    meta, period = partition_keys(0).meta, 0.001
-    people = max(1, round(rate * period))
+    meta = partition_keys(0).meta
     pid = start_writer(drain=False)
     time.sleep(1.0)  # its start is not what is measured
     writer, before = psutil.Process(pid), found.cpu()
     started = writer.cpu_times()
     waiting: list[tuple[int, float]] = []
     lags: list[float] = []
-    changes, began = 0, time.perf_counter()
-    due = began
-    while due < began + seconds or waiting:
+    calls, began = 0, time.perf_counter()
+    while calls < int(seconds * rate / AN_ENTRY) or waiting:
+        passed = min(seconds, time.perf_counter() - began)
+        due = min(CALLS_MAX, int(passed * rate / AN_ENTRY) - calls)
         with found.client.pipeline(transaction=False) as pipeline:
-            if is_booking := due < began + seconds:
-                found.book(pipeline, people)
+            for _ in range(due):
+                found.book(pipeline, AN_ENTRY)
             pipeline.hget(meta, "recorded")
-            replies = pipeline.execute()
+            *replies, recorded = pipeline.execute()
         now = time.perf_counter()
-        if is_booking:
-            waiting.append((int(replies[0][2]), now))
-            changes += people
-        recorded = int(replies[-1])
-        lags += [1000 * (now - since) for seq, since in waiting if seq <= recorded]
-        waiting = [entry for entry in waiting if entry[0] > recorded]
-        due = max(due + people / rate, now - 0.1)
-        time.sleep(max(0.0, due - time.perf_counter()))
+        waiting += [(int(reply[2]), now) for reply in replies]
+        calls += due
+        lags += [1000 * (now - since) for seq, since in waiting if seq <= int(recorded)]
+        waiting = [entry for entry in waiting if entry[0] > int(recorded)]
+        time.sleep(0.001)
+    changes = calls * AN_ENTRY
     ended, after = writer.cpu_times(), found.cpu()
     took = time.perf_counter() - began
     writer.terminate()
@@ -257,7 +259,9 @@ def follow(found: Stores, rate: int, seconds: float) -> tuple[Spent, list[float]
 def _row(name: str, changes: int, rounds: Sequence[Spent], last: str) -> None:
     each = [[1e6 * spent[place] / changes for spent in rounds] for place in (1, 2, 3)]
     micros = " | ".join(f"{median(of_role):.1f}" for of_role in each)
-    print(f"| {name} | {median(changes / spent.wall for spent in rounds):,.0f} | {micros} | {last} |")
+    print(
+        f"| {name} | {median(changes / spent.wall for spent in rounds):,.0f} | {micros} | {last} |"
+    )
 
 
 def measure_catching_up(found: Stores, changes: int, rounds: int) -> float:
@@ -289,7 +293,9 @@ def main() -> int:
     chosen = parser.parse_args()
     with stores() as found:
         print(f"Python {platform.python_version()}, {chosen.rounds} rounds\n")
-        print("| | changes/s | writer µs | PostgreSQL µs | Valkey µs | |\n|---|---|---|---|---|---|")
+        print(
+            "| | changes/s | writer µs | PostgreSQL µs | Valkey µs | |\n|---|---|---|---|---|---|"
+        )
         ratio = measure_catching_up(found, chosen.changes, chosen.rounds)
         runs = [follow(found, chosen.rate, chosen.seconds) for _ in range(chosen.rounds)]
         tails = sorted(quantiles(lags, n=100)[98] for _, lags, _ in runs)
