@@ -34,7 +34,7 @@ import psutil
 import redis
 import uvloop
 
-from service.app import make_writer
+from service.app import make_writer, spare_the_collector
 from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.handshakes import make_handshakes, urls_of
 from service.keys import event_keys, partition_keys
@@ -173,6 +173,7 @@ def start_writer(*, drain: bool) -> int:
     if pid:
         return pid
     code = 1
+    spare_the_collector()
     try:
         code = 0 if uvloop.run(_write(drain=drain)) else 1
     finally:

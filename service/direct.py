@@ -6,6 +6,7 @@ own all the same. Nothing is ever sent twice, and a connection whose reply was n
 is never used again.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import ConnectionPool
@@ -46,3 +47,9 @@ class DirectCommands:
         """Close what is kept."""
         while self._idle:
             await self._idle.pop().disconnect(nowait=True)
+
+
+def paired(fields: Sequence[str]) -> dict[str, str]:
+    """Return the fields of a stream's entry by name; in a reply they lie flat."""
+    each = iter(fields)
+    return dict(zip(each, each, strict=True))

@@ -222,12 +222,15 @@ class Ledger:
             )
 
 
-async def connect(url: str, *, purpose: str, idle_s: int = 0, timeout_s: float = 5.0) -> Ledger:
+async def connect(
+    url: str, *, purpose: str, idle_s: int = 0, timeout_s: float = 5.0, **more: str
+) -> Ledger:
     """Connect to the record. Nothing a session does may hang for ever, whoever is frozen.
 
-    `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks.
+    `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks; `more`
+    settings of the server.
     """
-    return Ledger(await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s))
+    return Ledger(await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s, **more))
 
 
 class LedgerPool:

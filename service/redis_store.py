@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import keys, outbox, scripts
-from service.direct import DirectCommands
+from service.direct import DirectCommands, paired
 from service.inspection import inspect_redis
 from service.lineage import Position
 from service.outbox import Entry
@@ -123,7 +123,7 @@ class RedisStore:
         )
         pairs = found.items() if isinstance(found, dict) else found or ()
         return {
-            names[name]: [(entry_id, _paired(fields)) for entry_id, fields in entries]
+            names[name]: [(entry_id, paired(fields)) for entry_id, fields in entries]
             for name, entries in pairs
         }
 
@@ -297,7 +297,3 @@ class RedisStore:
             self._client.eval(scripts.source(name), len(names), *names, *arguments)
         )
         return reply
-
-
-def _paired(fields: Sequence[str]) -> dict[str, str]:
-    return dict(zip(fields[::2], fields[1::2], strict=True))
