@@ -21,7 +21,7 @@ def words(values: Sequence[str]) -> str:
     Raises RefusedChangeError for a text with a line end, which no outbox entry can hold.
     """
     joined = "\n".join(values)
-    if joined.count("\n") != len(values) - 1:
+    if joined.count("\n") != max(0, len(values) - 1):
         msg = "a text of several lines"
         raise RefusedChangeError(msg)
     return joined
