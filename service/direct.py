@@ -28,7 +28,7 @@ class DirectCommands:
             await connection.send_packed_command(
                 connection.pack_command(*command), check_health=False
             )
-            reply = await connection.read_response()
+            reply = await connection.read_response(disconnect_on_error=False)
         except BaseException:
             # The others were made to the same server, which may be gone.
             lost = [connection, *self._idle]
