@@ -57,6 +57,7 @@ _WRITER_DRAIN_S = 10
 NOT_DRAINED = 3
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 2048
+_COLLECT_EVERY = 50_000
 
 
 class Worker:
@@ -193,8 +194,20 @@ def run_writer(settings: Settings) -> None:
 
     Exit code NOT_DRAINED where not all that Redis holds could be brought on record by then.
     """
+    spare_the_collector()
     if not uvloop.run(_write(settings)):
         sys.exit(NOT_DRAINED)
+
+
+def spare_the_collector() -> None:
+    """Have the cyclic collector pass by what the process has loaded, and look less often.
+
+    A commit makes thousands of tuples, and no cycles: by itself the collector would walk through
+    all modules every few commits.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY)
 
 
 async def _write(settings: Settings) -> bool:
@@ -229,9 +242,12 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
     """Return a writer of all partitions, on real stores and the real clock."""
     postgresql_url = urls_of(settings)[1]
     metrics = metrics or Metrics()
+    # By itself PostgreSQL plans two of the writer's few statements anew for each commit: a commit
+    # of 16 changes then takes 930 µs of its time, not 760.
+    planned_once = partial(ledger.connect, plan_cache_mode="force_generic_plan")
     return Writer(
         redis,
-        lambda: sound(ledger.connect(postgresql_url, purpose="writer")),
+        lambda: sound(planned_once(postgresql_url, purpose="writer")),
         make_handshakes(settings, redis, "writer", metrics),
         linger_s=settings.linger_ms_max / 1000,
         retained_bytes=settings.retained_bytes,

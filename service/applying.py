@@ -4,7 +4,7 @@ Inside a transaction that holds the cursor's lock, and so of nobody's memory: cu
 what the transaction itself has read. Nothing is written of entries that do not follow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from service.errors import LineageError
 from service.lineage import Position
@@ -23,13 +23,27 @@ async def apply(application: Application, partition: int, entries: Sequence[Entr
         raise LineageError(msg)
     cursor = application.cursors[partition].last
     lineage = application.lineages[partition]
-    for entry in entries:
-        if not lineage.follows(cursor, entry.first, entry.last):
+    for first, last in _spans(entries):
+        if not lineage.follows(cursor, first, last):
             msg = (
-                f"changes {entry.first} to {entry.last.seq} of epoch"
-                f" {entry.last.epoch} do not follow {cursor.entry_id}"
+                f"changes {first} to {last.seq} of epoch {last.epoch} do not follow"
+                f" {cursor.entry_id}"
             )
             raise LineageError(msg)
-        cursor = entry.last
+        cursor = last
     changes = [change for entry in entries for change in entry.changes]
     return await application.record(partition, changes)
+
+
+def _spans(entries: Sequence[Entry]) -> Iterator[tuple[int, Position]]:
+    """Join entries of one epoch without a gap: their changes follow if those from end to end do.
+
+    What an epoch may hold is a range, so that nothing between two that belong to it does not.
+    """
+    first, last = entries[0].first, entries[0].last
+    for entry in entries[1:]:
+        if entry.last.epoch != last.epoch or entry.first != last.seq + 1:
+            yield first, last
+            first = entry.first
+        last = entry.last
+    yield first, last

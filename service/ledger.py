@@ -108,9 +108,14 @@ class Ledger:
 
     async def lineages(self, partitions: Iterable[int]) -> dict[int, Lineage]:
         """Return the lineage of each partition."""
+        return (await self._lineages(partitions))[0]
+
+    async def _lineages(self, partitions: Iterable[int]) -> tuple[dict[int, Lineage], bool]:
+        """Return the lineages, and whether there are dead letters: asked in the same question."""
         wanted = list(partitions)
         rows = await self._connection.fetch(
-            "SELECT partition, epoch, beginning, predecessor, verdict FROM epochs"
+            "SELECT partition, epoch, beginning, predecessor, verdict,"
+            " EXISTS (SELECT FROM dead_letters) AS has_letters FROM epochs"
             " WHERE partition = ANY($1) AND beginning IS NOT NULL",
             wanted,
         )
@@ -119,7 +124,8 @@ class Ledger:
             epochs[row["partition"]].append(
                 Epoch(row["epoch"], row["beginning"], row["predecessor"], row["verdict"])
             )
-        return {partition: Lineage(found) for partition, found in epochs.items()}
+        lineages = {partition: Lineage(found) for partition, found in epochs.items()}
+        return lineages, any(row["has_letters"] for row in rows)
 
     async def _cursors(self, query: str, partitions: Iterable[int]) -> dict[int, Cursor]:
         rows = await self._connection.fetch(query, list(partitions))
@@ -152,15 +158,17 @@ class Ledger:
     @asynccontextmanager
     async def _locking(
         self, partitions: Iterable[int]
-    ) -> AsyncIterator[tuple[dict[int, Cursor], dict[int, Lineage]]]:
-        """One transaction that holds the cursors' locks, with the lineages read after them.
+    ) -> AsyncIterator[tuple[dict[int, Cursor], dict[int, Lineage], bool]]:
+        """One transaction that holds the cursors' locks.
+
+        With what is read after them: the lineages, and whether there are dead letters.
 
         Who is kept from a lock for too long ends the session that holds it frozen, and fails.
         """
         wanted = sorted(partitions)
         try:
             async with self._connection.transaction():
-                yield await self._cursors(_LOCK_CURSORS, wanted), await self.lineages(wanted)
+                yield await self._cursors(_LOCK_CURSORS, wanted), *await self._lineages(wanted)
         except asyncpg.LockNotAvailableError:
             await end_frozen_holders(self._connection, wanted)
             raise
@@ -173,8 +181,8 @@ class Ledger:
         Raises RefusedChangeError for a change that PostgreSQL refuses for what it says.
         """
         with refusing():
-            async with self._locking(partitions) as (cursors, lineages):
-                yield Application(self._connection, cursors, lineages)
+            async with self._locking(partitions) as (cursors, lineages, has_letters):
+                yield Application(self._connection, cursors, lineages, has_letters=has_letters)
 
     async def lock_handshake(self, partition: int, *, wait_s: float) -> bool:
         """Become the only handshake of a partition, until this connection ends.
@@ -205,7 +213,7 @@ class Ledger:
     @asynccontextmanager
     async def deciding(self, partition: int) -> AsyncIterator[Decision]:
         """One transaction in which P stands still and a verdict is put on record."""
-        async with self._locking([partition]) as (cursors, lineages):
+        async with self._locking([partition]) as (cursors, lineages, _):
             yield Decision(
                 self._connection,
                 partition,
@@ -214,12 +222,15 @@ class Ledger:
             )
 
 
-async def connect(url: str, *, purpose: str, idle_s: int = 0, timeout_s: float = 5.0) -> Ledger:
+async def connect(
+    url: str, *, purpose: str, idle_s: int = 0, timeout_s: float = 5.0, **more: str
+) -> Ledger:
     """Connect to the record. Nothing a session does may hang for ever, whoever is frozen.
 
-    `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks.
+    `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks; `more`
+    settings of the server.
     """
-    return Ledger(await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s))
+    return Ledger(await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s, **more))
 
 
 class LedgerPool:

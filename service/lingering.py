@@ -1,7 +1,8 @@
 """What follows the record in the outboxes, read when a commit is worth its price.
 
 When busy, a commit waits a little so that it carries many entries; never for one that somebody
-waits for, nor with a full load. What is read is raw: nothing here decodes, judges or skips.
+waits for, nor with a full load. Who is behind reads on at once, up to what a transaction should
+carry. What is read is raw: nothing here decodes, judges or skips.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -12,6 +13,11 @@ from service.outbox import AWAITED, parse_id
 from service.redis_store import RedisStore
 
 _ENTRIES_MAX = 256
+"""Read at a time. An entry holds up to 256 changes."""
+
+_CHANGES_MAX = 4_096
+"""With so many a commit is begun; by then its questions cost little beside its rows."""
+
 _BLOCK_MS = 500
 _LOOK_S = 0.005
 """So often it is looked, while lingering, whether something came that somebody waits for."""
@@ -47,24 +53,33 @@ class Lingering:
         return raw
 
     async def _gather(self, after: Mapping[int, Position], raw: Raw) -> Raw:
-        """Let more come, until the time is up, enough is there or somebody waits."""
+        """Take what is there already; let more come until the time is up or somebody waits."""
         until = self._last + self._linger_s
-        while (left := until - self._clock()) > 0 and not _is_urgent(raw):
-            await self._sleep(min(left, _LOOK_S))
+        new, awaited = raw, False
+        while True:
+            awaited = awaited or _is_awaited(new)
             try:
                 newest = {p: parse_id(entries[-1][0]) for p, entries in raw.items()}
             except CorruptEntryError:
-                break  # whoever decodes it says so
-            more = await self._redis.read_outboxes(
+                return raw  # whoever decodes it says so
+            if any(_is_enough(after[p], at, len(raw[p])) for p, at in newest.items()):
+                return raw
+            if not any(len(entries) >= _ENTRIES_MAX for entries in new.values()):
+                left = until - self._clock()
+                if left <= 0 or awaited:
+                    return raw
+                await self._sleep(min(left, _LOOK_S))
+            new = await self._redis.read_outboxes(
                 {**after, **newest}, block_ms=0, count=_ENTRIES_MAX
             )
-            raw = {p: [*raw.get(p, ()), *more.get(p, ())] for p in {**raw, **more}}
-        return raw
+            raw = {p: [*raw.get(p, ()), *new.get(p, ())] for p in {**raw, **new}}
 
 
-def _is_urgent(raw: Raw) -> bool:
-    """Whether a commit is worth it now."""
-    return any(
-        len(entries) >= _ENTRIES_MAX or any(AWAITED in fields for _, fields in entries)
-        for entries in raw.values()
-    )
+def _is_awaited(raw: Raw) -> bool:
+    """Whether somebody waits for any of it."""
+    return any(AWAITED in fields for entries in raw.values() for _, fields in entries)
+
+
+def _is_enough(after: Position, newest: Position, entries: int) -> bool:
+    """Whether so much is there as one transaction should carry; each entry is a change at least."""
+    return max(newest.seq - after.seq, entries) >= _CHANGES_MAX

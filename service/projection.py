@@ -5,11 +5,13 @@ here begins, commits or decides. Invariant: the tables are what the journal's ro
 order.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service.columns import as_numbers, as_words, numbers, words
 from service.errors import RefusedChangeError
 from service.keyed import kept, keyed_of
 from service.outbox import STATUS_AFTER, Change
@@ -17,6 +19,23 @@ from service.times import from_microseconds
 
 _SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
 _WAITING = {"waiting": 1, "promoted": -1, "left": -1}
+
+
+_USERS = (
+    "WITH booked AS (INSERT INTO bookings (event_id, user_id, status, seq, updated_at, keyed)"  # noqa: S608  # only parameters' numbers
+    " SELECT event_id, user_id, status, seq, $1::timestamptz + after * interval '1 microsecond',"
+    f" coalesce(keyed, '') FROM (SELECT {as_numbers(2)} AS event_id, {as_words(3)} AS user_id"
+    f", {as_words(4)} AS status, {as_numbers(5)} AS seq, {as_numbers(6)} AS after"
+    f", {as_words(7)} AS keyed) AS changes"
+    " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
+    " seq = excluded.seq, updated_at = excluded.updated_at,"
+    " keyed = CASE excluded.keyed WHEN '' THEN bookings.keyed ELSE excluded.keyed END)"
+    " UPDATE events SET sold = events.sold + d.sold, waiting = events.waiting + d.waiting,"
+    " updated_at = d.at FROM unnest($8::bigint[], $9::integer[], $10::integer[],"
+    " $11::timestamptz[]) AS d (id, sold, waiting, at)"
+    " WHERE events.id = d.id AND events.status = 'open' RETURNING events.id"
+)
+"""Both in one question: a commit of a few changes costs what its questions cost."""
 
 
 class Projection:
@@ -29,8 +48,8 @@ class Projection:
     async def carry(self, changes: Sequence[Change]) -> None:
         """Carry changes over, in order. Raises RefusedChangeError, and what PostgreSQL raises."""
         await self._open_events([c for c in changes if c.kind == "opened"])
-        await self._bookings(changes)
-        await self._counters(changes)
+        if about_users := [c for c in changes if c.kind in STATUS_AFTER]:
+            await self._users(about_users)
 
     async def _open_events(self, opened: Sequence[Change]) -> None:
         """Open the events' rows; one that was lost with its draw is made anew."""
@@ -61,27 +80,34 @@ class Projection:
             highest,
         )
 
-    async def _bookings(self, changes: Sequence[Change]) -> None:
-        """Keep each user's last state: a user may change several times in a batch."""
-        latest = {(c.event_id, c.user_id): c for c in changes if c.kind in STATUS_AFTER}
-        if not latest:
-            return
+    async def _users(self, changes: Sequence[Change]) -> None:
+        """Keep each user's last state (one may change several times in a batch), and the counters.
+
+        A change about an event that is not on record is refused.
+        """
+        latest = {(c.event_id, c.user_id): c for c in changes}
         users = list(latest.values())
         keyed = await self._keyed(changes)
-        await self._connection.execute(
-            "INSERT INTO bookings (event_id, user_id, status, seq, updated_at, keyed)"
-            " SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[],"
-            " $5::timestamptz[], $6::text[])"
-            " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
-            " seq = excluded.seq, updated_at = excluded.updated_at,"
-            " keyed = CASE excluded.keyed WHEN '' THEN bookings.keyed ELSE excluded.keyed END",
-            [c.event_id for c in users],
-            [c.user_id for c in users],
-            [STATUS_AFTER[c.kind] for c in users],
-            [c.seq for c in users],
-            [from_microseconds(c.at) for c in users],
-            [keyed.get((c.event_id, c.user_id), "") for c in users],
+        first = min([c.at for c in users])
+        times: dict[int, int] = {c.event_id: c.at for c in changes if c.event_id is not None}
+        tally = Counter([(c.event_id, c.kind) for c in changes])
+        done = await self._connection.fetch(
+            _USERS,
+            from_microseconds(first),
+            numbers([c.event_id for c in users]),
+            words([c.user_id or "" for c in users]),
+            words([STATUS_AFTER[c.kind] for c in users]),
+            numbers([c.seq for c in users]),
+            numbers([c.at - first for c in users]),
+            words([keyed.get(user, "") for user in latest] if keyed else [""] * len(users)),
+            list(times),
+            [sum(by * tally[event, kind] for kind, by in _SOLD.items()) for event in times],
+            [sum(by * tally[event, kind] for kind, by in _WAITING.items()) for event in times],
+            [from_microseconds(at) for at in times.values()],
         )
+        if missing := sorted(set(times) - {row["id"] for row in done}):
+            msg = f"changes about events that are not on record: {missing}"
+            raise RefusedChangeError(msg)
 
     async def _keyed(self, changes: Sequence[Change]) -> dict[tuple[int | None, str | None], str]:
         """Return what is kept of keyed changes, of those users alone who made one in the batch."""
@@ -101,32 +127,3 @@ class Projection:
             user = (change.event_id, change.user_id)
             held[user] = kept(held.get(user, ""), keyed, change.seq)
         return held
-
-    async def _counters(self, changes: Sequence[Change]) -> None:
-        """Net of the batch; a change about an event that is not on record is refused."""
-        sold: dict[int, int] = {}
-        waiting: dict[int, int] = {}
-        latest: dict[int, int] = {}
-        for change in changes:
-            if change.event_id is None or change.kind not in STATUS_AFTER:
-                continue
-            event_id = change.event_id
-            sold[event_id] = sold.get(event_id, 0) + _SOLD.get(change.kind, 0)
-            waiting[event_id] = waiting.get(event_id, 0) + _WAITING.get(change.kind, 0)
-            latest[event_id] = change.at
-        if not latest:
-            return
-        ids = list(latest)
-        done = await self._connection.fetch(
-            "UPDATE events SET sold = events.sold + d.sold, waiting = events.waiting + d.waiting,"
-            " updated_at = d.at FROM unnest($1::bigint[], $2::integer[], $3::integer[],"
-            " $4::timestamptz[]) AS d (id, sold, waiting, at)"
-            " WHERE events.id = d.id AND events.status = 'open' RETURNING events.id",
-            ids,
-            [sold[i] for i in ids],
-            [waiting[i] for i in ids],
-            [from_microseconds(latest[i]) for i in ids],
-        )
-        if missing := sorted(set(ids) - {row["id"] for row in done}):
-            msg = f"changes about events that are not on record: {missing}"
-            raise RefusedChangeError(msg)

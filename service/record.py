@@ -13,6 +13,8 @@ from typing import NamedTuple
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service.columns import as_numbers, as_words, numbers, words
+from service.errors import RefusedChangeError
 from service.letters import LetterRow, Letters
 from service.lineage import Epoch, Lineage, Position
 from service.outbox import Change
@@ -23,17 +25,10 @@ from service.times import from_microseconds, to_microseconds
 
 def chain(head: bytes, partition: int, change: Change) -> bytes:
     """Return the hash of a journal row: SHA-256 over the one before and every word of this one."""
-    words = (
-        partition,
-        change.seq,
-        change.epoch,
-        change.at,
-        change.kind,
-        "-" if change.event_id is None else change.event_id,
-        change.user_id or "-",
-        change.details or "-",
-    )
-    return sha256(head + " ".join(map(str, words)).encode()).digest()
+    seq, epoch, at, kind, event_id, user_id, details = change
+    event = "-" if event_id is None else event_id
+    text = f"{partition} {seq} {epoch} {at} {kind} {event} {user_id or '-'} {details or '-'}"
+    return sha256(head + text.encode()).digest()
 
 
 def change_of(row: asyncpg.Record) -> Change:
@@ -66,6 +61,22 @@ class Refused(NamedTuple):
 
 _NOTHING: Mapping[int, Refused] = {}
 
+_HASH_BYTES = 32
+_JOURNAL = (
+    "INSERT INTO journal (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"  # noqa: S608  # only parameters' numbers
+    " SELECT $1::integer, seq, epoch, $2::timestamptz + after * interval '1 microsecond', kind,"
+    " event_id, user_id, details, substring($3::bytea FROM (place * 32 - 31)::integer FOR 32)"
+    " FROM (SELECT generate_series(1, $4::bigint) AS place"
+    f", {as_numbers(5)} AS seq, {as_numbers(6)} AS epoch, {as_numbers(7)} AS after"
+    f", {as_words(8)} AS kind, {as_numbers(9)} AS event_id, {as_words(10)} AS user_id"
+    f", {as_words(11)} AS details) AS changes"
+)
+_JOURNAL_AND_CURSOR = (
+    "WITH moved AS (UPDATE cursors SET epoch = $12, seq = $13, head = $14, updated_at = now()"  # noqa: S608  # only parameters' numbers
+    " WHERE partition = $1) " + _JOURNAL
+)
+"""Both in one question: a commit of a few changes costs what its questions cost."""
+
 
 class Application:
     """The inside of a transaction that holds the locks of cursors."""
@@ -75,12 +86,15 @@ class Application:
         connection: "asyncpg.Connection | PoolConnectionProxy",
         cursors: Mapping[int, Cursor],
         lineages: Mapping[int, Lineage],
+        *,
+        has_letters: bool,
     ) -> None:
-        """Made by `Ledger.applying`."""
+        """Made by `Ledger.applying`; `has_letters`: whether any event is frozen."""
         self.connection = connection
         self.cursors = cursors
         self.letters = Letters(connection)
         self.lineages = dict(lineages)
+        self._has_letters = has_letters
 
     async def record(
         self, partition: int, changes: Sequence[Change], refused: Mapping[int, Refused] = _NOTHING
@@ -95,16 +109,11 @@ class Application:
         for change in changes:
             hashes[change.seq] = head = chain(head, partition, change)
         aside = await self._set_aside(partition, changes, hashes, refused)
-        await self._place(partition, [c for c in changes if c.seq not in aside], hashes)
+        placed = [c for c in changes if c.seq not in aside] if aside else changes
         last = Position(changes[-1].epoch, changes[-1].seq)
-        await self.connection.execute(
-            "UPDATE cursors SET epoch = $2, seq = $3, head = $4, updated_at = now()"
-            " WHERE partition = $1",
-            partition,
-            last.epoch,
-            last.seq,
-            head,
-        )
+        columns = _columns(partition, placed, hashes)
+        await self.connection.execute(_JOURNAL_AND_CURSOR, *columns, last.epoch, last.seq, head)
+        await Projection(self.connection).carry(placed)
         return last
 
     async def restore(
@@ -115,7 +124,8 @@ class Application:
         They are still in their table afterwards, and the cursor stays where it is.
         """
         async with self.savepoint():
-            await self._place(partition, changes, hashes)
+            await self.connection.execute(_JOURNAL, *_columns(partition, changes, hashes))
+            await Projection(self.connection).carry(changes)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -132,8 +142,12 @@ class Application:
         refused: Mapping[int, Refused],
     ) -> set[int]:
         """Make dead letters of what must not go on record; return their seqs."""
-        about = {c.event_id for c in changes if c.event_id is not None}
-        frozen = await self.letters.frozen_among(about)
+        frozen: set[int] = set()
+        if self._has_letters:
+            about = {c.event_id for c in changes if c.event_id is not None}
+            frozen = await self.letters.frozen_among(about)
+        if not (frozen or refused):
+            return set()
         rows = []
         for c in changes:
             if c.event_id is None:
@@ -153,33 +167,8 @@ class Application:
             )
         if rows:
             await self.letters.put(partition, rows)
+            self._has_letters = True
         return {row.seq for row in rows}
-
-    async def _place(
-        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
-    ) -> None:
-        """Write changes to the journal, and what they come to."""
-        await self._journal(partition, changes, hashes)
-        await Projection(self.connection).carry(changes)
-
-    async def _journal(
-        self, partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
-    ) -> None:
-        await self.connection.execute(
-            "INSERT INTO journal"
-            " (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"
-            " SELECT $1, * FROM unnest($2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[],"
-            " $6::bigint[], $7::text[], $8::text[], $9::bytea[])",
-            partition,
-            [c.seq for c in changes],
-            [c.epoch for c in changes],
-            [from_microseconds(c.at) for c in changes],
-            [c.kind for c in changes],
-            [c.event_id for c in changes],
-            [c.user_id for c in changes],
-            [c.details for c in changes],
-            [hashes[c.seq] for c in changes],
-        )
 
     async def make_good(self, partition: int, epochs: Sequence[Epoch], reason: str) -> None:
         """Put epochs on record that were lost with it; those that had stayed closed are none.
@@ -203,3 +192,31 @@ class Application:
                 reason,
             )
             self.lineages[partition] = self.lineages[partition].joined(epoch)
+
+
+def _columns(
+    partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
+) -> tuple[object, ...]:
+    """Return the parameters of `_JOURNAL`. Raises RefusedChangeError and OverflowError."""
+    times = [c.at for c in changes]
+    # PostgreSQL multiplies as a double does: a time since the first is exact for 285 years, one
+    # since 1970 would not be for ever.
+    first = min(times, default=0)
+    from_microseconds(max(times, default=0))  # refused unless it can be read again
+    chained = b"".join([hashes[c.seq] for c in changes])
+    if len(chained) != _HASH_BYTES * len(changes):
+        msg = "a hash that is no SHA-256"
+        raise RefusedChangeError(msg)
+    return (
+        partition,
+        from_microseconds(first),
+        chained,
+        len(changes),
+        numbers([c.seq for c in changes]),
+        numbers([c.epoch for c in changes]),
+        numbers([at - first for at in times]),
+        words([c.kind for c in changes]),
+        numbers([c.event_id for c in changes]),
+        words([c.user_id or "" for c in changes]),
+        words([c.details or "" for c in changes]),
+    )

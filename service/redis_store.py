@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import keys, outbox, scripts
+from service.direct import DirectCommands, paired
 from service.inspection import inspect_redis
 from service.lineage import Position
 from service.outbox import Entry
@@ -74,9 +75,11 @@ class RedisStore:
         self._timeout_s = timeout_s
         # redis-py types every text as text or bytes; with decode_responses it is text.
         self._client: Any = Redis.from_pool(pool)
+        self._direct = DirectCommands(pool)
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await self._direct.aclose()
         await self._client.aclose()
 
     async def meta(self, partition: int) -> Meta | None:
@@ -111,11 +114,18 @@ class RedisStore:
 
         Waits up to `block_ms` when there is nothing; 0 does not wait. At most `count` entries each.
         """
-        streams = {keys.partition_keys(p).outbox: at.entry_id for p, at in after.items()}
         names = {keys.partition_keys(p).outbox: p for p in after}
-        found = await self._within(self._client.xread(streams, count=count, block=block_ms or None))
-        pairs = found.items() if isinstance(found, dict) else found
-        return {names[name]: _flat(entries) for name, entries in pairs}
+        found = await self._within(
+            self._direct.ask(
+                *("XREAD", "COUNT", count, *(("BLOCK", block_ms) if block_ms else ())),
+                *("STREAMS", *names, *(at.entry_id for at in after.values())),
+            )
+        )
+        pairs = found.items() if isinstance(found, dict) else found or ()
+        return {
+            names[name]: [(entry_id, paired(fields)) for entry_id, fields in entries]
+            for name, entries in pairs
+        }
 
     async def outbox_after(self, partition: int, after: Position) -> AsyncGenerator[Entry, None]:
         """Yield every entry after a position. Raises CorruptEntryError."""
@@ -181,7 +191,7 @@ class RedisStore:
         meta_key = keys.partition_keys(partition).meta
         channel = keys.watermark_channel(partition)
         reply = await self._within(
-            self._client.evalsha(script.sha, 1, meta_key, str(recorded.seq), channel)
+            self._direct.ask("EVALSHA", script.sha, 1, meta_key, recorded.seq, channel)
         )
         return bool(reply[0] == "OK")
 
@@ -287,10 +297,3 @@ class RedisStore:
             self._client.eval(scripts.source(name), len(names), *names, *arguments)
         )
         return reply
-
-
-def _flat(entries: Sequence[Any]) -> list[tuple[str, dict[str, str]]]:
-    """Flatten what RESP3 nests: a list of pages, each a list of entries."""
-    if entries and not isinstance(entries[0][0], str):
-        return [entry for page in entries for entry in page]
-    return list(entries)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from service.journal_replay import JournalReplay
@@ -66,12 +65,12 @@ class Sale:
 
     def forged(self, seq: int, **words: Any) -> list[JournalRow]:
         """Return the journal with a row changed and every hash from there on made anew."""
-        return self.rows(replace(c, **words) if c.seq == seq else c for c in self.changes)
+        return self.rows(c._replace(**words) if c.seq == seq else c for c in self.changes)
 
     def edited(self, seq: int, **words: Any) -> list[JournalRow]:
         """Return the journal with a row changed and its hash left."""
         return [
-            row._replace(change=replace(row.change, **words)) if row.change.seq == seq else row
+            row._replace(change=row.change._replace(**words)) if row.change.seq == seq else row
             for row in self.rows()
         ]
 

@@ -19,9 +19,9 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
     (
         "stores",
-        """outbox inspection redis_store wakeups redis_view projection record decision ledger
-        event_record record_view journal_view sqlstates sessions letters end_of_record record_tables
-        backup_files""",
+        """outbox columns inspection direct redis_store wakeups redis_view projection record
+        decision ledger event_record record_view journal_view sqlstates sessions letters
+        end_of_record record_tables backup_files""",
     ),
     (
         "domain",

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -356,7 +355,7 @@ class TestDamage:
     ) -> None:
         """Hashes, cursor, bookings and counters all agree; the order does not."""
         changes = [c for c in sale.changes if c.seq != 8]
-        changes = [replace(c, seq=seq) for seq, c in enumerate(changes, start=1)][:-1]
+        changes = [c._replace(seq=seq) for seq, c in enumerate(changes, start=1)][:-1]
         await write_anew(record, sale.rows(changes))
         await record.execute("UPDATE bookings SET status = 'waiting', seq = 5 WHERE user_id = 'c'")
         await record.execute("UPDATE bookings SET seq = seq - 1 WHERE seq > 8")
@@ -369,7 +368,7 @@ class TestDamage:
     ) -> None:
         """Somebody else had booked all along: only what was kept elsewhere knows better."""
         (kept,) = heads(await audit(stores.postgresql_url))
-        forged = [replace(c, user_id="thief") if c.user_id == "a" else c for c in sale.changes]
+        forged = [c._replace(user_id="thief") if c.user_id == "a" else c for c in sale.changes]
         await write_anew(record, sale.rows(forged))
         await record.execute("UPDATE bookings SET user_id = 'thief' WHERE user_id = 'a'")
         report = await audit(stores.postgresql_url)

@@ -552,7 +552,7 @@ def _arm(patched: pytest.MonkeyPatch, store: RedisStore, point: str, batch: int)
 def _arm_batch(patched: pytest.MonkeyPatch, point: str, batch: int) -> None:
     """Make it die in the so-manieth transaction that applies; the one before those only proves."""
     applying: Callable[..., Any] = Ledger.applying
-    counters: Callable[..., Awaitable[None]] = Projection._counters
+    counters: Callable[..., Awaitable[None]] = Projection._users
     begun = 0
 
     def is_at(here: str) -> bool:
@@ -577,4 +577,4 @@ def _arm_batch(patched: pytest.MonkeyPatch, point: str, batch: int) -> None:
         await counters(self, changes)
 
     patched.setattr(Ledger, "applying", dying)
-    patched.setattr(Projection, "_counters", mid_rows)
+    patched.setattr(Projection, "_users", mid_rows)

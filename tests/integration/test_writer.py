@@ -882,7 +882,7 @@ def _arm(patched: pytest.MonkeyPatch, point: str) -> None:
 
     patched.setattr(Ledger, "applying", before)
     if point == "mid rows":
-        patched.setattr(Projection, "_counters", die)
+        patched.setattr(Projection, "_users", die)
     if point == "before the watermark":
         patched.setattr(RedisStore, "raise_watermark", die)
 

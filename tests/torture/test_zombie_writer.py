@@ -74,8 +74,8 @@ NO_LOCK = (
 # The second lock on that door: the journal has each seq once.
 TWICE_IS_NO_ERROR = (
     "service/record.py",
-    "$6::bigint[], $7::text[], $8::text[], $9::bytea[])",
-    "$6::bigint[], $7::text[], $8::text[], $9::bytea[]) ON CONFLICT DO NOTHING",
+    "AS details) AS changes",
+    "AS details) AS changes ON CONFLICT DO NOTHING",
 )
 
 

@@ -1,6 +1,5 @@
 """The replay of a partition's journal: what the writer wrote holds, and each forgery is named."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,7 +94,7 @@ def test_a_row_edited_by_hand_never_holds(
     sale = sale_of(steps)
     change = data.draw(st.sampled_from(sale.changes))
     edited = sale.edited(change.seq, **words)
-    is_as_it_was = replace(change, **words) == change
+    is_as_it_was = change._replace(**words) == change
     assert (violated(sale, edited) == []) == is_as_it_was
 
 
@@ -110,8 +109,8 @@ def test_a_row_removed_or_moved_never_holds(steps: list[Any], data: st.DataObjec
     other = data.draw(st.integers(0, len(rows) - 1))
     if rows[place].change.seq != rows[other].change.seq:
         one, two = rows[place].change, rows[other].change
-        rows[place] = JournalRow(replace(two, seq=one.seq), rows[place].hash)
-        rows[other] = JournalRow(replace(one, seq=two.seq), rows[other].hash)
+        rows[place] = JournalRow(two._replace(seq=one.seq), rows[place].hash)
+        rows[other] = JournalRow(one._replace(seq=two.seq), rows[other].hash)
         assert violated(sale, rows, cursor=cursor)
 
 
@@ -253,7 +252,7 @@ def test_a_gap_is_named_by_the_row_behind_it(sale: Sale) -> None:
 
 def test_a_row_before_the_first_is_a_gap(sale: Sale) -> None:
     """Seqs begin at 1."""
-    first = replace(sale.changes[0], seq=0)
+    first = sale.changes[0]._replace(seq=0)
     assert ("gap", 0, None) in named(violated(sale, sale.rows([first, *sale.changes])))
 
 
@@ -261,8 +260,8 @@ def test_two_rows_swapped_are_both_named(sale: Sale) -> None:
     """A swap by hand of 5 and 6: the first no longer has its hash, nor the second."""
     rows = sale.rows()
     four, five = rows[4], rows[5]
-    rows[4] = JournalRow(replace(five.change, seq=5), five.hash)
-    rows[5] = JournalRow(replace(four.change, seq=6), four.hash)
+    rows[4] = JournalRow(five.change._replace(seq=5), five.hash)
+    rows[5] = JournalRow(four.change._replace(seq=6), four.hash)
     assert {("hash", 5, "d"), ("hash", 6, "c"), ("hash", 7, None)} <= named(violated(sale, rows))
 
 

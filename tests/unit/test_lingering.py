@@ -102,14 +102,24 @@ async def test_what_comes_to_be_waited_for_ends_the_linger() -> None:
 
 
 async def test_a_full_load_does_not_linger() -> None:
-    """More than one transaction takes is there already."""
+    """More than one transaction takes is there already; as much as it takes is read at once."""
     stream = Stream()
     stream.come(1.0, 1)
-    for seq in range(2, 402):
+    for seq in range(2, 5_002):
         stream.come(1.0, seq)
-    found = await commits(stream, 401)
-    assert [len(seqs) for _, seqs in found] == [256, 145]
+    found = await commits(stream, 5_001)
+    assert [len(seqs) for _, seqs in found] == [4_096, 905]
     assert found[0][0] == 1.0
+    assert round(sum(stream.slept), 3) == LINGER_S  # the rest lets more come
+
+
+async def test_entries_of_many_changes_are_counted_by_their_changes() -> None:
+    """A transaction does not grow with what an entry holds."""
+    stream = Stream()
+    for seq in range(200, 200 * 601, 200):
+        stream.come(1.0, seq)
+    found = await commits(stream, 200 * 600)
+    assert [len(seqs) for _, seqs in found] == [256, 256, 88]
 
 
 async def test_an_id_that_cannot_be_read_is_passed_on() -> None:

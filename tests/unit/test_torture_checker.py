@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,19 +99,19 @@ def swap(sale: Sale) -> None:
     """Have b's joining on record before a's booking."""
     rows = sale.rows
     a, b = rows[2], rows[3]
-    rows[2] = Row(0, replace(b.change, seq=3, kind="booked"), b.key)
-    rows[3] = Row(0, replace(a.change, seq=4, kind="waiting"), a.key)
+    rows[2] = Row(0, b.change._replace(seq=3, kind="booked"), b.key)
+    rows[3] = Row(0, a.change._replace(seq=4, kind="waiting"), a.key)
 
 
 def row_of(sale: Sale, seq: int, **words: Any) -> None:
     """Put something else on record."""
     row = sale.rows[seq - 1]
-    sale.rows[seq - 1] = Row(0, replace(row.change, **words), row.key)
+    sale.rows[seq - 1] = Row(0, row.change._replace(**words), row.key)
 
 
 def twice(sale: Sale) -> None:
     """Have a's cancellation carried out a second time, after b has cancelled."""
-    sale.rows.append(Row(0, replace(sale.rows[5].change, seq=8), sale.rows[5].key))
+    sale.rows.append(Row(0, sale.rows[5].change._replace(seq=8), sale.rows[5].key))
 
 
 @pytest.mark.parametrize(
