@@ -69,8 +69,8 @@ mutants: .venv/.dev ## Take each check out of the code and see a test fail (NAME
 
 # Everything takes about an hour and needs a C compiler and Debian's libfaketime; CI runs it BRIEF.
 torture: JOBS := 2
-torture: .venv/.dev ## Do every fault to a running sale, write docs/reliability.md (FAULTS="NAME=COUNT …" SEED BRIEF JOBS)
-	$(BIN)/python -m tests.torture $(if $(BRIEF),,--full) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(FAULTS)
+torture: .venv/.dev ## Do every fault to a running sale, write docs/reliability.md (FAULTS="NAME=COUNT …" SEED BRIEF RESUME JOBS)
+	$(BIN)/python -m tests.torture $(if $(BRIEF),,--full) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(RESUME),--resume $(RESUME)) $(FAULTS)
 
 check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/ruff format --check
