@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _pytest(options.jobs) if left else 0
         found = report.lines(scores.read(noted))
     with_controls = any(line.controls for line in found.values())
-    took_s = time.monotonic() - began
+    took = f"{(time.monotonic() - began) / 60:.0f} min"
+    if len(left) < len(asked):
+        took += f", for the {len(left)} of {len(asked)} faults that were left to do"
     print(report.table(found))
     short = [] if options.seed is not None else report.shortfalls(found, asked)
     if code:
@@ -64,13 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif not short:
         print("Nothing was wrong" + (", and every control was found." if with_controls else "."))
     print("\n".join(short))
-    print(f"{took_s / 60:.0f} min")
+    print(took)
     if short:
         return 1
     if options.write or (options.full and not options.faults):
         words = sys.argv[1:] if arguments is None else arguments
         command = " ".join(["python -m tests.torture", *words])
-        said = versions.described(command, report.by_commit(found), took_s)
+        said = versions.described(command, report.by_commit(found), took)
         PAGE.write_text(_written(PAGE.read_text(), found, said))
         print(f"written: {PAGE.relative_to(ROOT)}")
     return 0

@@ -17,8 +17,8 @@ def commit() -> str:
     return _first_line("git", "describe", "--always", "--dirty")
 
 
-def described(command: str, commits: Mapping[str, Sequence[str]], took_s: float) -> str:
-    """Return the table; `command` repeats the run, and `took_s` is how long that took.
+def described(command: str, commits: Mapping[str, Sequence[str]], took: str) -> str:
+    """Return the table; `command` repeats the run, and `took` says how long that took.
 
     `commits`: what was done on each, where it was gone on with after something was mended.
     """
@@ -32,7 +32,7 @@ def described(command: str, commits: Mapping[str, Sequence[str]], took_s: float)
         "Python": platform.python_version(),
         "libraries": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
         "machine": f"{platform.system()} {kernel}, {os.cpu_count()} cores",
-        "took": f"{took_s / 60:.0f} min",
+        "took": took,
     }
     lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
     return "\n".join(lines) + "\n"
