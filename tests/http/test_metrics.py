@@ -109,6 +109,7 @@ def test_two_workers_and_the_writer_add_up_to_the_journal(two_workers: Running) 
 def test_both_workers_counted(two_workers: Running) -> None:
     """The sum is one of two: neither worker answers for itself alone."""
     directory = two_workers.data / "run" / "metrics"
+    wait_until((directory / "counter_writer.db").exists, what="the writer counts")
     assert {file.stem for file in directory.glob("counter_*.db")} == {
         "counter_api",
         "counter_api-2",

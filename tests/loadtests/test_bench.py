@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 
@@ -11,13 +12,19 @@ from tests.loadtests.commands import ROOT
 END_S = 100
 
 
-def test_a_booking_is_measured_beside_a_no_op_and_found_on_record() -> None:
+def working_in(directory: Path) -> list[list[str]]:
+    """Return the commands of all processes that name a directory."""
+    commands = (each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"]))
+    return [command for command in commands if str(directory) in " ".join(command)]
+
+
+def test_a_booking_is_measured_beside_a_no_op_and_found_on_record(tmp_path: Path) -> None:
     """It prints the ratio and what it has verified, exits 0, and leaves no process behind."""
     argv = [sys.executable, "loadtests/bench.py", "--own", "--rounds", "1", "--seconds", "0.5"]
     process = subprocess.run(
         [*argv, "--connections", "8", "--only", "book,no-op"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
@@ -28,8 +35,8 @@ def test_a_booking_is_measured_beside_a_no_op_and_found_on_record() -> None:
     assert "0 of them oversold" in process.stdout
     assert "`onsale audit` replayed" in process.stdout
     assert "**Wrong**" not in process.stdout
-    children = [each.name() for each in psutil.Process().children(recursive=True)]
-    assert not {"valkey-server", "postgres"} & set(children)
+    assert working_in(tmp_path) == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_variant_that_there_is_not_is_refused() -> None:
