@@ -48,6 +48,11 @@ def header_bytes(headers: Headers) -> int:
     return sum(len(name) + len(value) + _FIELD_FRAME for name, value in headers)
 
 
+def header_lines(headers: Headers) -> bytes:
+    """Return the fields as they are sent, each with its line end."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
 def _is_chunked(version: str, headers: Headers) -> bool:
     """Whether the one coding is `chunked`, as HTTP/1.1 has it: others are decoded by nobody."""
     codings = [value for name, value in headers if name == b"transfer-encoding"]

@@ -6,7 +6,7 @@ to be waited for.
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,14 +17,13 @@ from service.batcher import Expired, WaitingRoomFull
 from service.bodies import problem_answer
 from service.engine import Engine
 from service.errors import Problem
+from service.heads import header_lines
 from service.hot_answers import HANG_UP
 from service.metrics import Metrics
 from service.results import Missed
 from service.stopwatch import Durations
 
 log = structlog.stdlib.get_logger("onsale")
-
-Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Connection(Protocol):
@@ -156,8 +155,8 @@ class Exchange:
         return "" if self.keep_alive else HANG_UP
 
     def _write_response(self, response: Response) -> None:
-        lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
-        rest = b"".join((*lines, self._last.encode(), b"\r\n", bytes(response.body)))
+        lines = header_lines(response.raw_headers)
+        rest = b"".join((lines, self._last.encode(), b"\r\n", bytes(response.body)))
         self._write(response.status_code, rest)
 
     def _write(self, status: int, rest: bytes) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.hot_exchange import Exchange, Headers
+from service.heads import Headers
+from service.hot_exchange import Exchange
 from service.hot_path import HotPath
 from service.http1 import Http1
 

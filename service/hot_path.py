@@ -8,16 +8,18 @@ from scratch: see `loadtests/results`.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
+from starlette.responses import Response
 
 from service.answers import booking_answer, cancellation_answer
 from service.engine import Engine
 from service.errors import Problem
+from service.heads import Headers, header_lines
 from service.hot_answers import booking_bytes, cancellation_bytes
-from service.hot_exchange import Connection, Exchange, Headers, Surroundings
+from service.hot_exchange import Connection, Exchange, Surroundings
 from service.hot_reads import BEGINNINGS, read_of
 from service.metrics import Metrics
 from service.models import BODY_BYTES_MAX, ID_MAX, USER_ID, EventId, Quantity, Request
@@ -56,6 +58,8 @@ class Change(Exchange):
 
     method = "POST"
     model: type[_Cancel]
+    encode: Callable[..., tuple[int, bytes]]
+    encode_pending: Callable[..., Response]
 
     def __init__(
         self, hot: Surroundings, connection: Connection, event_id: int, user_id: str, prefer: str
@@ -72,8 +76,21 @@ class Change(Exchange):
     def _ask(self) -> "asyncio.Future[Any]":
         raise NotImplementedError
 
-    def _applied(self, reached: str) -> str:
-        return _APPLIED if self._prefer == reached else ""
+    def _answer(self, result: Booking | Cancellation | None) -> None:
+        if result is None:
+            raise Problem("not_booked")
+        self._tell(result, self._hot.engine.given(self._event_id, result.at))
+
+    def _answer_in_full(self, result: Booking | Cancellation) -> None:
+        self._tell(result, result.durability)
+
+    def _tell(self, result: Booking | Cancellation, reached: str) -> None:
+        about = (self._event_id, self._user_id, result)
+        if reached == "none":
+            self._write_response(self.encode_pending(*about, self._prefer))
+        else:
+            applied = _APPLIED if self._prefer == reached else ""
+            self._write(*self.encode(*about, reached, applied, self._last))
 
 
 class Book(Change):
@@ -83,25 +100,14 @@ class Book(Change):
 
     route = "/book"
     model = _Book
+    encode = staticmethod(booking_bytes)
+    encode_pending = staticmethod(booking_answer)
 
     def _ask(self) -> "asyncio.Future[Any]":
         return self._hot.engine.submit_book(self._event_id, self._user_id)
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.book(self._event_id, self._user_id, prefer=self._prefer)
-
-    def _answer(self, result: Booking) -> None:
-        reached = self._hot.engine.given(self._event_id, result.at)
-        words = (reached, self._applied(reached), self._last)
-        self._write(*booking_bytes(self._event_id, self._user_id, result, *words))
-
-    def _answer_in_full(self, result: Booking) -> None:
-        about = (self._event_id, self._user_id, result)
-        if result.durability == "none":
-            self._write_response(booking_answer(*about, self._prefer))
-        else:
-            words = (result.durability, self._applied(result.durability), self._last)
-            self._write(*booking_bytes(*about, *words))
 
 
 class Cancel(Change):
@@ -111,27 +117,14 @@ class Cancel(Change):
 
     route = "/cancel"
     model = _Cancel
+    encode = staticmethod(cancellation_bytes)
+    encode_pending = staticmethod(cancellation_answer)
 
     def _ask(self) -> "asyncio.Future[Any]":
         return self._hot.engine.submit_cancel(self._event_id, self._user_id)
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.cancel(self._event_id, self._user_id, prefer=self._prefer)
-
-    def _answer(self, result: Cancellation | None) -> None:
-        if result is None:
-            raise Problem("not_booked")
-        reached = self._hot.engine.given(self._event_id, result.at)
-        words = (reached, self._applied(reached), self._last)
-        self._write(*cancellation_bytes(self._event_id, self._user_id, result, *words))
-
-    def _answer_in_full(self, result: Cancellation) -> None:
-        about = (self._event_id, self._user_id, result)
-        if result.durability == "none":
-            self._write_response(cancellation_answer(*about, self._prefer))
-        else:
-            words = (result.durability, self._applied(result.durability), self._last)
-            self._write(*cancellation_bytes(*about, *words))
 
 
 _CHANGES: dict[bytes, type[Change]] = {b"/book": Book, b"/cancel": Cancel}
@@ -187,5 +180,5 @@ class HotPath(Surroundings):
     def always(self, headers: Headers) -> bytes:
         """Return the lines that every answer has: `date`, which uvicorn makes anew each second."""
         if headers is not self._always[0]:
-            self._always = headers, b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._always = headers, header_lines(headers)
         return self._always[1]

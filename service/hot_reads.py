@@ -13,7 +13,8 @@ from typing import Any
 
 from service.answers import is_known, status_answer, user_answer
 from service.errors import Problem
-from service.hot_exchange import Connection, Exchange, Headers, Surroundings
+from service.heads import Headers, header_lines
+from service.hot_exchange import Connection, Exchange, Surroundings
 from service.models import ID_MAX
 from service.results import EventState, UserState
 
@@ -52,8 +53,7 @@ class _Encoded:
 
 def _bytes(response: Any) -> bytes:
     """Return an answer behind what every answer has; it is followed by others."""
-    lines = [b"%b: %b\r\n" % header for header in response.raw_headers]
-    return b"".join((*lines, b"\r\n", response.body))
+    return header_lines(response.raw_headers) + b"\r\n" + bytes(response.body)
 
 
 _encoded = _Encoded()

@@ -22,6 +22,7 @@ from service.heads import (
     URL_BYTES_MAX,
     flaw,
     header_bytes,
+    header_lines,
 )
 from service.offers import parser_behind
 from service.patience import NEVER, READ_S, Patience
@@ -260,10 +261,10 @@ class Http1(HttpToolsProtocol):
         detail = DETAILS.get(code, "")
         answer = problem_answer(Problem(code, detail), {"Connection": "close"})
         headers = [*self.server_state.default_headers, *answer.raw_headers]
-        lines = [b"%b: %b\r\n" % header for header in headers]
+        lines = header_lines(headers)
         is_head = self._part == _HEAD and self.url and self.parser.get_method() == b"HEAD"
         body = b"" if is_head else bytes(answer.body)
-        return b"".join((STATUS_LINE[answer.status_code], *lines, b"\r\n", body))
+        return b"".join((STATUS_LINE[answer.status_code], lines, b"\r\n", body))
 
     def _hang_up(self, code: str) -> None:
         self.noted(code)

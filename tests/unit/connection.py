@@ -9,7 +9,8 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.hot_exchange import Connection, Exchange, Headers
+from service.heads import Headers
+from service.hot_exchange import Connection, Exchange
 from service.hot_http1 import HotHttp1, hot_http1
 from service.hot_path import Book, HotPath
 
