@@ -54,66 +54,73 @@ if again then
   return again
 end
 
-local ids = {}
-for i = 1, event_count do
-  ids[i] = ARGV[6 + i]
-end
-local events = read_events(4, ids)
+local first = 7 + event_count
+local events = read_events(4, 7, event_count)
+read_users(events, first, 3)
 
-local reply, changes = { 'OK', EPOCH, '', now, '-' }, {}
-for at = 7 + event_count, #ARGV, 3 do
-  local event, user, keyed = events[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
-  local outcome, change_seq, position, beside = 'NO_EVENT', '0', 0, nil
+local argv = ARGV
+local reply, said, changes, made = { 'OK', EPOCH, '', now, '-' }, 5, {}, 0
+for at = first, #argv, 3 do
+  local event, user, keyed = events[tonumber(argv[at])], argv[at + 1], argv[at + 2]
+  local outcome, change_seq, beside = 'NO_EVENT', '0', '0'
   if event.capacity and is_frozen(frozen, event) then
     outcome = 'FROZEN'
   elseif event.capacity then
-    local known = user_of(event, user)
-    local done, done_seq = done_before(known, keyed)
+    local state, known_seq, turn, tail = nil, '0', 0, ''
+    if event.users[user] then
+      state, known_seq, turn, tail = user_of(event, user)
+    end
+    local position = 0
+    if state == 'waiting' then
+      -- Who joined in this call is not in Redis's list yet; nobody leaves in a call that books.
+      local ahead = turn - event.first_turn
+      position = ahead >= 0 and event.waited + ahead + 1 or position_of(event, turn)
+    end
+    local done, done_seq = done_before(tail, keyed)
     if done == 'KEY_REUSED' then
       outcome = 'KEY_REUSED'
     elseif done then
       outcome, change_seq = 'REPLAYED', done_seq
-      if known.state == 'waiting' then
-        position = known.position or position_of(event, known.turn)
-      end
-      beside = then_and_now(done, known, position)
-    elseif known.state == 'booked' then
-      outcome, change_seq = 'ALREADY_BOOKED', known.seq
-    elseif known.state == 'waiting' then
-      outcome, change_seq = 'ALREADY_WAITING', known.seq
-      position = known.position or position_of(event, known.turn)
+      beside = then_and_now(done, state, known_seq, position)
+    elseif state == 'booked' then
+      outcome, change_seq = 'ALREADY_BOOKED', known_seq
+    elseif state == 'waiting' then
+      outcome, change_seq, beside = 'ALREADY_WAITING', known_seq, text(position)
     elseif seq - recorded >= unrecorded_max then
       outcome = 'RECORD_BEHIND'
     else
       seq = seq + 1
       change_seq = text(seq)
+      local kind, details
       if event.available > 0 and event.waiting == 0 then
         outcome = 'BOOKED'
         event.available = event.available - 1
-        set_user(event, user, 'booked', change_seq, 0)
-        changes[#changes + 1] = 'booked ' .. event.id .. ' ' .. user
-          .. keep(known, keyed, 'booked', change_seq)
+        tail, details = keep(tail, keyed, 'booked', change_seq)
+        set_user(event, user, 'booked', change_seq, '0', tail)
+        kind = 'booked'
       else
         outcome = 'WAITING'
         event.waiting = event.waiting + 1
-        position = event.waiting
-        set_user(event, user, 'waiting', change_seq, event.next_turn)
-        -- Who joins in this call is not in Redis's list yet; nobody leaves in a call that books.
-        known.position = position
-        event.joined[#event.joined + 1] = text(event.next_turn) .. ' ' .. user
+        beside = text(event.waiting)
+        local joined_turn = text(event.next_turn)
+        tail, details = keep(tail, keyed, 'waiting', change_seq)
+        set_user(event, user, 'waiting', change_seq, joined_turn, tail)
+        event.joined[#event.joined + 1] = joined_turn .. ' ' .. user
         event.next_turn = event.next_turn + 1
-        changes[#changes + 1] = 'waiting ' .. event.id .. ' ' .. user
-          .. keep(known, keyed, 'waiting', change_seq)
+        kind = 'waiting'
       end
+      made = made + 1
+      changes[made] = kind .. ' ' .. event.id .. ' ' .. user .. details
     end
   end
-  reply[#reply + 1] = outcome
-  reply[#reply + 1] = change_seq
-  reply[#reply + 1] = beside or text(position)
+  reply[said + 1] = outcome
+  reply[said + 2] = change_seq
+  reply[said + 3] = beside
+  said = said + 3
 end
 reply[3] = text(seq)
 
-if #changes > 0 then
+if made > 0 then
   append(outbox_key, now, changes, seq, awaited)
   redis.call('HSET', meta_key, 'seq', text(seq))
   for _, event in ipairs(events) do

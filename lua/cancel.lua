@@ -56,86 +56,99 @@ if again then
   return again
 end
 
-local ids = {}
-for i = 1, event_count do
-  ids[i] = ARGV[6 + i]
-end
-local events = read_events(4, ids)
+local first = 7 + event_count
+local events = read_events(4, 7, event_count)
+read_users(events, first, 3)
 local changes = {}
 
-local function change(kind, event, user, state)
+local function change(kind, event, user, state, tail)
   seq = seq + 1
-  set_user(event, user, state, text(seq), 0)
+  local change_seq = text(seq)
+  set_user(event, user, state, change_seq, '0', tail)
   changes[#changes + 1] = kind .. ' ' .. event.id .. ' ' .. user
-  return text(seq)
+  return change_seq
+end
+
+-- Keep the change that was made last of this user under its key, if it has one.
+local function keep_change(line, event, user, state, change_seq, tail, keyed, outcome)
+  if keyed ~= '' then
+    local kept, details = keep(tail, keyed, outcome, change_seq)
+    set_user(event, user, state, change_seq, '0', kept)
+    changes[line] = changes[line] .. details
+  end
 end
 
 -- Returns true when a waiter got the ticket that has come free.
 local function promote(event)
-  local user = event.waiting > 0 and next_waiter(event)
+  local user, tail = nil, nil
+  if event.waiting > 0 then
+    user, tail = next_waiter(event)
+  end
   if not user then
     return false
   end
   event.available = event.available - 1
   event.waiting = event.waiting - 1
   event.promoted = (event.promoted or 0) + 1
-  change('promoted', event, user, 'booked')
+  change('promoted', event, user, 'booked', tail)
   return true
 end
 
 -- A waiter's position after what this call has decided so far, 0 for everybody else.
-local function position_now(event, known)
-  if known.state ~= 'waiting' then
+local function position_now(event, state, turn)
+  if state ~= 'waiting' then
     return 0
   end
-  local position = position_of(event, known.turn) - (event.promoted or 0)
+  local position = position_of(event, turn) - (event.promoted or 0)
   for at = 1, #event.left, 2 do
-    if tonumber(event.left[at]) < known.turn then
+    if tonumber(event.left[at]) < turn then
       position = position - 1
     end
   end
   return position
 end
 
-local reply = { 'OK', EPOCH, '', now, '-' }
-for at = 7 + event_count, #ARGV, 3 do
-  local event, user, keyed = events[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2]
+local argv, reply, said = ARGV, { 'OK', EPOCH, '', now, '-' }, 5
+for at = first, #argv, 3 do
+  local event, user, keyed = events[tonumber(argv[at])], argv[at + 1], argv[at + 2]
   local outcome, change_seq, beside = 'NO_EVENT', '0', '0'
   if event.capacity and is_frozen(frozen, event) then
     outcome = 'FROZEN'
   elseif event.capacity then
-    local known = user_of(event, user)
-    local done, done_seq = done_before(known, keyed)
+    local state, known_seq, turn, tail = user_of(event, user)
+    local done, done_seq = done_before(tail, keyed)
     if done == 'KEY_REUSED' then
       outcome = 'KEY_REUSED'
     elseif done then
       outcome, change_seq = 'REPLAYED', done_seq
-      beside = then_and_now(done, known, position_now(event, known))
-    elseif known.state ~= 'booked' and known.state ~= 'waiting' then
+      beside = then_and_now(done, state, known_seq, position_now(event, state, turn))
+    elseif state ~= 'booked' and state ~= 'waiting' then
       outcome = 'NOT_BOOKED'
     elseif seq - recorded >= unrecorded_max then
       outcome = 'RECORD_BEHIND'
-    elseif known.state == 'booked' then
+    elseif state == 'booked' then
       outcome = 'CANCELLED'
-      change_seq = change('cancelled', event, user, 'cancelled')
+      local line = #changes + 1
+      change_seq = change('cancelled', event, user, 'cancelled', tail)
       event.available = event.available + 1
-      local line = #changes
       local reassigned = promote(event)
       beside = reassigned and '1' or '0'
-      changes[line] = changes[line]
-        .. keep(known, keyed, reassigned and 'reassigned' or 'cancelled', change_seq)
+      keep_change(line, event, user, 'cancelled', change_seq, tail, keyed,
+        reassigned and 'reassigned' or 'cancelled')
     else
       outcome = 'LEFT'
-      event.left[#event.left + 1] = text(known.turn)
-      event.left[#event.left + 1] = text(known.turn)
-      change_seq = change('left', event, user, 'left_waiting_list')
+      local gap = text(turn)
+      event.left[#event.left + 1] = gap
+      event.left[#event.left + 1] = gap
+      change_seq = change('left', event, user, 'left_waiting_list', tail)
       event.waiting = event.waiting - 1
-      changes[#changes] = changes[#changes] .. keep(known, keyed, 'left', change_seq)
+      keep_change(#changes, event, user, 'left_waiting_list', change_seq, tail, keyed, 'left')
     end
   end
-  reply[#reply + 1] = outcome
-  reply[#reply + 1] = change_seq
-  reply[#reply + 1] = beside
+  reply[said + 1] = outcome
+  reply[said + 2] = change_seq
+  reply[said + 3] = beside
+  said = said + 3
 end
 reply[3] = text(seq)
 

@@ -34,33 +34,42 @@ if refusal then
   return refusal
 end
 
-local ids = {}
-for i = 1, event_count do
-  ids[i] = ARGV[1 + i]
-end
-local events = read_events(2, ids)
+local first = 2 + event_count
+local events = read_events(2, 2, event_count)
+read_users(events, first, 2)
 
-local reply = { 'OK', EPOCH, text(seq), now, '-' }
-local function add(...)
-  for i = 1, 11 do
-    reply[#reply + 1] = select(i, ...) or ''
+local argv, reply, said = ARGV, { 'OK', EPOCH, text(seq), now, '-' }, 5
+for at = first, #argv, 2 do
+  local event, user = events[tonumber(argv[at])], argv[at + 1]
+  for i = said + 1, said + 11 do
+    reply[i] = ''
   end
-end
-
-for at = 2 + event_count, #ARGV, 2 do
-  local event, user = events[tonumber(ARGV[at])], ARGV[at + 1]
   if not event.capacity then
-    add('NO_EVENT')
+    reply[said + 1] = 'NO_EVENT'
   else
     event.shown = event.shown
       or redis.call('HMGET', event.event_key, 'created_at', 'updated_at', 'name')
-    local known = user ~= '' and user_of(event, user) or {}
-    local position = known.state == 'waiting' and position_of(event, known.turn) or 0
-    local is_recorded = known.seq and tonumber(known.seq) <= recorded
-      and not is_frozen(frozen, event)
-    add('FOUND', text(event.capacity), text(event.available), text(event.waiting), event.shown[1],
-      event.shown[2], event.shown[3], known.state, known.seq, text(position),
-      is_recorded and '1' or '0')
+    reply[said + 1] = 'FOUND'
+    reply[said + 2] = text(event.capacity)
+    reply[said + 3] = text(event.available)
+    reply[said + 4] = text(event.waiting)
+    reply[said + 5] = event.shown[1]
+    reply[said + 6] = event.shown[2]
+    reply[said + 7] = event.shown[3]
+    reply[said + 10] = '0'
+    reply[said + 11] = '0'
+    if event.users[user] then
+      local state, known_seq, turn = user_of(event, user)
+      reply[said + 8] = state
+      reply[said + 9] = known_seq
+      if state == 'waiting' then
+        reply[said + 10] = text(position_of(event, turn))
+      end
+      if tonumber(known_seq) <= recorded and not is_frozen(frozen, event) then
+        reply[said + 11] = '1'
+      end
+    end
   end
+  said = said + 11
 end
 return reply

@@ -3,16 +3,16 @@
 -- kept is ` <key>/<digest>/<outcome>/<seq>` of each, oldest first. Without a key none of it is read.
 
 -- Returns what a key has done for this user: outcome and seq, KEY_REUSED for another payload, or nil.
-local function done_before(known, keyed)
-  if keyed == '' or known.tail == '' then
+local function done_before(tail, keyed)
+  if keyed == '' or tail == '' then
     return nil
   end
   local key = string.match(keyed, '^[^/]+/')
-  local at = string.find(known.tail, ' ' .. key, 1, true)
+  local at = string.find(tail, ' ' .. key, 1, true)
   if not at then
     return nil
   end
-  local digest, outcome, seq = string.match(known.tail, '^([^/]+)/([^/]+)/(%d+)', at + 1 + #key)
+  local digest, outcome, seq = string.match(tail, '^([^/]+)/([^/]+)/(%d+)', at + 1 + #key)
   if key .. digest ~= keyed then
     return 'KEY_REUSED'
   end
@@ -20,19 +20,22 @@ local function done_before(known, keyed)
 end
 
 -- Returns what a replay says beside the first seq: outcome then, and state, seq and position now.
-local function then_and_now(outcome, known, position)
-  return outcome .. '/' .. known.state .. '/' .. known.seq .. '/' .. text(position)
+local function then_and_now(outcome, state, seq, position)
+  return outcome .. '/' .. state .. '/' .. seq .. '/' .. text(position)
 end
 
--- Keep a change under its key; returns the details that its line ends with, nothing without a key.
-local function keep(known, keyed, outcome, seq)
+-- Keep a change under its key: returns the tail with it, and the details that its line ends with;
+-- without a key the tail as it is, and nothing.
+local function keep(tail, keyed, outcome, seq)
   if keyed == '' then
-    return ''
+    return tail, ''
   end
-  local tail = known.tail .. ' ' .. keyed .. '/' .. outcome .. '/' .. seq
+  tail = tail .. ' ' .. keyed .. '/' .. outcome .. '/' .. seq
   local _, kept = string.gsub(tail, ' ', ' ')
-  known.tail = kept > 8 and string.match(tail, '^ %S+(.*)$') or tail
+  if kept > 8 then
+    tail = string.match(tail, '^ %S+(.*)$')
+  end
   local key, digest = string.match(keyed, '^(.+)/(.+)$')
   local reassigned = outcome == 'reassigned' and ',"reassigned":true' or ''
-  return ' {"key":"' .. key .. '","digest":"' .. digest .. '"' .. reassigned .. '}'
+  return tail, ' {"key":"' .. key .. '","digest":"' .. digest .. '"' .. reassigned .. '}'
 end

@@ -5,10 +5,10 @@
 local function repeated(calls_key, caller, number, latest, now, seq)
   local last = redis.call('HGET', calls_key, caller)
   if last then
-    local last_number, reply = string.match(last, '^(%d+) %d+ (.*)$')
+    local last_number = string.match(last, '^%d+')
     if last_number == number then
       local replayed = {}
-      for word in string.gmatch(reply, '%S+') do
+      for word in string.gmatch(string.match(last, '^%d+ %d+ (.*)$'), '%S+') do
         replayed[#replayed + 1] = word
       end
       -- The seq and the clock of a reply are those of the moment at which it is sent.

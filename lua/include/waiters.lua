@@ -22,8 +22,8 @@ local function run_of_gaps(event, turn)
   return known
 end
 
--- Take the first live waiter off the list (on the overlay) and return the user, or nil.
--- An element lives only if its user waits with this very turn.
+-- Take the first live waiter off the list (on the overlay) and return the user and the user's keyed
+-- changes, or nil. An element lives only if its user waits with this very turn.
 local function next_waiter(event)
   while true do
     local element = redis.call('LINDEX', event.waiting_list_key, event.popped)
@@ -32,10 +32,10 @@ local function next_waiter(event)
     end
     local turn, user = string.match(element, '^(%d+) (%S+)$')
     turn = tonumber(turn)
-    local known = user_of(event, user)
-    if known.state == 'waiting' and known.turn == turn then
+    local state, _, waits_with, tail = user_of(event, user)
+    if state == 'waiting' and waits_with == turn then
       event.popped = event.popped + 1
-      return user
+      return user, tail
     end
     -- Gone: together with everybody behind who went before this call, or alone, in this call.
     event.popped = event.popped + math.max(1, run_of_gaps(event, turn))

@@ -311,6 +311,7 @@ def test_kinds_are_the_codecs() -> None:
     """The changes that scripts write are those that the codec reads."""
     text = "\n".join(code(path.read_text()) for path in LUA.glob("*.lua"))
     written = set(re.findall(r"changes\[#changes \+ 1\] = '([a-z_]+) '", text))
+    written |= set(re.findall(r"kind = '([a-z_]+)'", text))
     written |= set(re.findall(r"change\('([a-z_]+)', ", text))
     written |= set(re.findall(r"'([a-z_]+) - - ", text))
     assert written == outbox.KINDS
@@ -319,9 +320,9 @@ def test_kinds_are_the_codecs() -> None:
 def test_states_after_a_change_are_the_codecs() -> None:
     """What a user's hash says after each kind is what the record will say."""
     book, cancel = (code("\n".join(body(name))) for name in ("book", "cancel"))
-    after = dict(re.findall(r"change\('([a-z_]+)', event, user, '([a-z_]+)'\)", cancel))
+    after = dict(re.findall(r"change\('([a-z_]+)', event, user, '([a-z_]+)', tail\)", cancel))
     states = re.findall(r"set_user\(event, user, '([a-z_]+)'", book)
-    kinds = re.findall(r"changes\[#changes \+ 1\] = '([a-z_]+) '", book)
+    kinds = re.findall(r"kind = '([a-z_]+)'", book)
     assert after | dict(zip(kinds, states, strict=True)) == outbox.STATUS_AFTER
 
 

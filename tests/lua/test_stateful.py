@@ -280,10 +280,10 @@ def test_scripts_do_what_the_model_does(backend: Backend) -> None:
 
 MUTANTS = {
     "a promotion ignores who left": Mutation(
-        "cancel", "known.state == 'waiting' and known.turn == turn", "true"
+        "cancel", "state == 'waiting' and waits_with == turn", "true"
     ),
     "a promotion ignores turns": Mutation(
-        "cancel", "known.state == 'waiting' and known.turn == turn", "known.state == 'waiting'"
+        "cancel", "state == 'waiting' and waits_with == turn", "state == 'waiting'"
     ),
     "a promotion skips one too many": Mutation(
         "cancel",
@@ -308,8 +308,8 @@ MUTANTS = {
     "a position ignores the gaps": Mutation("read", "turn - head + 1 - gone", "turn - head + 1"),
     "a position of the same call is asked of Redis": Mutation(
         "book",
-        "known.seq\n      position = known.position or position_of",
-        "known.seq\n      position = position_of",
+        "ahead >= 0 and event.waited + ahead + 1 or position_of",
+        "position_of",
     ),
     "an empty list is kept": Mutation(
         "cancel", "event.waiting == 0 and (event.popped > 0 or #event.left > 0)", "false"
@@ -332,11 +332,17 @@ MUTANTS = {
     "the bound counts what is on record": Mutation(
         "book", "seq - recorded >= unrecorded_max", "seq >= unrecorded_max"
     ),
-    "a key is forgotten": Mutation("book", "known.tail = kept > 8", "local _ = kept > 8"),
+    "who is named twice in a call is a stranger twice": Mutation(
+        "book", "  local last = #changed\n  event.users[user] = held\n", "  local last = #changed\n"
+    ),
+    "a line that has moved is not written": Mutation(
+        "cancel", "if event.waiting == event.waited and event.next_turn", "if event.next_turn"
+    ),
+    "a key is forgotten": Mutation("book", "tail = string.match(tail, '^ %S+(.*)$')", "tail = ''"),
     "nine keys are kept": Mutation("book", "kept > 8", "kept > 9"),
     "a key's payload is not looked at": Mutation("cancel", "key .. digest ~= keyed", "false"),
     "a key that did something does it again": Mutation("cancel", "if not at then", "if true then"),
-    "a change forgets its user's keys": Mutation("cancel", ".. known.tail\n", "\n"),
+    "a change forgets its user's keys": Mutation("cancel", ".. turn .. tail", ".. turn"),
     "the journal is not told of a reassigned ticket": Mutation(
         "cancel", "outcome == 'reassigned' and", "false and"
     ),

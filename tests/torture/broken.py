@@ -8,7 +8,7 @@ from tests.deployment import USUAL, Build
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FORGETS_KEYS = ("lua/include/keyed.lua", "if keyed == '' or known.tail == '' then", "if true then")
+FORGETS_KEYS = ("lua/include/keyed.lua", "if keyed == '' or tail == '' then", "if true then")
 """A request that comes again under its key is answered as another one."""
 
 
