@@ -1,6 +1,8 @@
 """One connection to Redis on which all script calls of a worker travel, many in flight.
 
-Commands asked for in one turn of the loop leave in one write; replies come back in their order.
+redis-py connects, greets and authenticates; then the transport is the wire's own, for its reader
+costs several turns of the loop between a reply and the call that waits for the next one. Replies
+come back in the order of the commands.
 The wire never sends anything twice: it says whether a command surely did not run (`NotExecuted`)
 or may have (`Unknown`), and who asked decides. A caller that gives up keeps its place in the queue
 of replies, so that nobody gets another's.
@@ -10,21 +12,12 @@ import asyncio
 from collections import deque
 from typing import Any
 
+import hiredis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+from redis.exceptions import RedisError
 
 Reply = list[str]
 
@@ -33,17 +26,22 @@ _SILENT = 0.9
 caller's clock starts a little before its command's."""
 
 _NOT_EXECUTED = (
-    "MOVED",
-    "ASK",
-    "TRYAGAIN",
-    "CLUSTERDOWN",
-    "READONLY",
-    "MASTERDOWN",
+    "MOVED ",
+    "ASK ",
+    "TRYAGAIN ",
+    "CLUSTERDOWN ",
+    "READONLY ",
+    "MASTERDOWN ",
+    "LOADING ",
+    "NOPERM ",
     "BUSY ",
-    "MISCONF",
-    "NOREPLICAS",
+    "MISCONF ",
+    "NOREPLICAS ",
 )
 """Beginnings of errors that come before a `#!lua` script's first line (PROTOCOL, rule 5)."""
+
+_MORE = object()
+"""What the reader returns until a reply is whole."""
 
 
 class NotExecuted(Exception):
@@ -63,14 +61,12 @@ class Unknown(Exception):
 
 
 class _Pending:
-    """A command on its way: its reply, and whether it has left."""
+    """A command on its way, and who waits for its reply."""
 
-    __slots__ = ("future", "packed", "sent", "since")
+    __slots__ = ("future", "since")
 
-    def __init__(self, packed: bytes, future: asyncio.Future[Any]) -> None:
-        self.packed = packed
+    def __init__(self, future: asyncio.Future[Any]) -> None:
         self.future = future
-        self.sent = False
         self.since = asyncio.get_running_loop().time()
 
     def fail(self, error: Exception) -> None:
@@ -79,78 +75,61 @@ class _Pending:
             self.future.exception()  # looked at: a caller that gave up leaves nobody else to do it
 
 
-class _Link:
+class _Link(asyncio.Protocol):
     """One connection, and the callers whose replies are to come over it, in order.
 
     They belong together: a reply can only reach somebody whose command left on this connection.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
+        """Take over a connection on which no reply is outstanding."""
         self._connection = connection
-        self._unsent: list[_Pending] = []
+        self._reader = hiredis.Reader(encoding="utf-8", notEnoughData=_MORE)
         self._waiting: deque[_Pending] = deque()
-        self._flusher: asyncio.Task[None] | None = None
         self.lost = False
-        self._reader = asyncio.get_running_loop().create_task(self._read())
+        self._transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr,assignment]  # noqa: SLF001  # no public name
+        self._transport.set_protocol(self)
 
-    def send(self, future: asyncio.Future[Any], command: tuple[str | int, ...]) -> _Pending:
-        """Queue a command for this turn's write. Raises NotExecuted on a lost connection."""
+    def send(self, future: asyncio.Future[Any], command: tuple[str | int, ...]) -> None:
+        """Write a command. Raises NotExecuted on a lost connection."""
         if self.lost:
             raise NotExecuted("the connection was lost")
-        pending = _Pending(b"".join(self._connection.pack_command(*command)), future)
-        self._unsent.append(pending)
-        if self._flusher is None:
-            self._flusher = asyncio.get_running_loop().create_task(self._flush())
-        return pending
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub means one word
+        self._waiting.append(_Pending(future))
+        self._transport.write(packed)
 
-    async def _flush(self) -> None:
-        """Write whatever was asked for in this turn, in one piece."""
-        try:
-            while self._unsent:
-                batch, self._unsent = self._unsent, []
-                for pending in batch:
-                    pending.sent = True
-                self._waiting.extend(batch)
-                await self._connection.send_packed_command(
-                    [pending.packed for pending in batch], check_health=False
-                )
-        except (RedisError, OSError) as error:
-            self.lose(str(error))
-        finally:
-            self._flusher = None
-
-    async def _read(self) -> None:
+    def data_received(self, data: bytes) -> None:
         """Hand each reply to the caller at the head of the queue."""
-        while True:
-            try:
-                reply = await self._connection.read_response()
-            except ResponseError as error:
-                self._waiting.popleft().fail(_refusal(error))
-            except (RedisError, OSError) as error:
-                return self.lose(str(error) or type(error).__name__)
-            else:
-                future = self._waiting.popleft().future
-                if not future.done():
-                    future.set_result(reply)
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _MORE:
+                if isinstance(reply, hiredis.PushNotification):
+                    continue
+                pending = self._waiting.popleft()
+                if isinstance(reply, hiredis.ReplyError):
+                    pending.fail(_refusal(str(reply)))
+                elif not pending.future.done():
+                    pending.future.set_result(reply)
+        except (hiredis.HiredisError, UnicodeError, IndexError) as error:
+            self.lose(f"not a reply: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who waits."""
+        self.lose(str(exc or "") or "the connection was closed")
 
     def silent_s(self) -> float:
         """Return how long the oldest command without a reply has waited for it."""
-        queue = self._waiting or self._unsent
-        return asyncio.get_running_loop().time() - queue[0].since if queue else 0.0
+        if not self._waiting:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._waiting[0].since
 
     def lose(self, why: str) -> None:
-        """Give the connection up: what was sent is unknown, what was not may be sent again."""
+        """Give the connection up: what was sent is unknown."""
         if self.lost:
             return
         self.lost = True
         for pending in self._waiting:
             pending.fail(Unknown(why))
-        for pending in self._unsent:
-            pending.fail(NotExecuted(why))
-        self._unsent.clear()
-        for task in (self._reader, self._flusher):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
         closing = asyncio.get_running_loop().create_task(self._connection.disconnect(nowait=True))
         closing.add_done_callback(lambda task: task.cancelled() or task.exception())
 
@@ -184,16 +163,16 @@ class Wire:
         timeout_s = min(timeout_s or self._attempt_timeout_s, self._attempt_timeout_s)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         link: _Link | None = None
-        pending: _Pending | None = None
+        sent = False
         try:
             async with asyncio.timeout(timeout_s):
                 link = self._link
                 if link is None or link.lost:
                     link = await self._connect()
-                pending = link.send(future, command)
+                link.send(future, command)
+                sent = True
                 return await future
         except TimeoutError:
-            sent = pending is not None and pending.sent
             if link is not None and link.silent_s() >= _SILENT * self._attempt_timeout_s:
                 link.lose("no reply in time")
             raise (Unknown if sent else NotExecuted)("no reply in time") from None
@@ -235,23 +214,10 @@ class Wire:
         return self._link
 
 
-def _refusal(error: ResponseError) -> Exception:
-    if isinstance(error, NoScriptError):
-        return MissingScript(str(error))
-    text = str(error)
-    if isinstance(error, OutOfMemoryError):
+def _refusal(text: str) -> Exception:
+    """Return what an error of Redis means for the command that it answers."""
+    if text.startswith("NOSCRIPT "):
+        return MissingScript(text)
+    if text.startswith("OOM "):
         return OutOfMemory(text)
-    if isinstance(error, _BY_CLASS) or text.startswith(_NOT_EXECUTED):
-        return NotExecuted(text)
-    return Unknown(text)
-
-
-_BY_CLASS = (
-    ReadOnlyError,
-    ClusterDownError,
-    AskError,
-    TryAgainError,
-    NoPermissionError,
-)
-"""redis-py cuts the beginning off those errors for which it has a class (MOVED is an ASK to it,
-MASTERDOWN a CLUSTERDOWN)."""
+    return (NotExecuted if text.startswith(_NOT_EXECUTED) else Unknown)(text)

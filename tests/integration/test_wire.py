@@ -102,7 +102,7 @@ async def test_replies_keep_their_order_among_errors(wire: Wire) -> None:
 
 
 async def test_commands_of_one_turn_leave_together(socket: Path) -> None:
-    """One write, so one packet and one turn of the server."""
+    """One packet, and one turn of the server."""
     pieces: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -252,6 +252,35 @@ async def test_a_reply_that_came_before_the_loss_counts(socket: Path) -> None:
     assert isinstance(replies[1], Unknown)
 
 
+async def test_what_nobody_asked_for_is_nobodys_reply(socket: Path) -> None:
+    """A push is passed over; a reply too many costs the connection, and whoever waits on it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await words(reader)
+        writer.write(b">2\r\n+invalidate\r\n+x\r\n+mine\r\n")
+        await words(reader)
+        writer.write(b"+mine again\r\n+whose?\r\n")
+
+    async with served(socket, serve) as wire:
+        assert await wire.call("GET", "a") == "mine"
+        assert await wire.call("GET", "b") == "mine again"
+        link = wire._link
+        assert link is not None
+        assert link.lost
+
+
+async def test_a_reply_that_is_none_is_unknown(socket: Path) -> None:
+    """What cannot be read ends the connection: whatever follows has no beginning."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await words(reader)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n")
+
+    async with served(socket, serve) as wire:
+        with pytest.raises(Unknown):
+            await wire.call("GET", "a")
+
+
 async def test_a_refused_connection_is_not_executed(socket: Path) -> None:
     """Nothing was sent to anybody, for any of those who waited."""
     wire = Wire(f"unix://{socket}")
@@ -324,6 +353,8 @@ async def test_a_script_that_fails_is_unknown(wire: Wire, valkey: Redis) -> None
         ("BUSY Redis is busy running a script.", NotExecuted),
         ("MISCONF Redis is configured to save RDB snapshots", NotExecuted),
         ("NOREPLICAS Not enough good replicas to write.", NotExecuted),
+        ("LOADING Redis is loading the dataset in memory", NotExecuted),
+        ("NOPERM User x has no permissions to run the 'evalsha' command", NotExecuted),
         ("NOSCRIPT No matching script.", MissingScript),
         ("ERR user_script:7: something", Unknown),
         ("BUSYKEY Target key name already exists.", Unknown),
