@@ -14,6 +14,9 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Receiver = Callable[[Result | Exception], None]
+"""Is called with what became of an item, once, from the loop; it must not raise."""
+
 
 class WaitingRoomFull(Exception):
     """More items wait than the bound allows; nothing was done."""
@@ -21,6 +24,18 @@ class WaitingRoomFull(Exception):
 
 class Expired(Exception):
     """An item's deadline came before it was sent; nothing was done."""
+
+
+class _Everybody(list[Receiver[Result]]):
+    """All who share one item."""
+
+    def __call__(self, result: Result | Exception) -> None:
+        for receive in self:
+            receive(result)
+
+
+_Entry = tuple[Item, asyncio.Future[Result] | Receiver[Result], float]
+"""An item, to whom its result goes, and its deadline."""
 
 
 class Batcher(Generic[Item, Result]):
@@ -47,99 +62,126 @@ class Batcher(Generic[Item, Result]):
         self._items_max = items_max
         self._waiting_max = waiting_max
         self._deadline_s = deadline_s
-        self._queue: deque[tuple[Item, asyncio.Future[Result], float]] = deque()
-        self._shared: dict[Item, asyncio.Future[Result]] = {}
+        self._queue: deque[_Entry[Item, Result]] = deque()
+        self._shared: dict[Item, _Everybody[Result]] = {}
         self._runner: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
         """Queue an item and return the future of its result. Raises WaitingRoomFull."""
-        if len(self._queue) >= self._waiting_max:
-            raise WaitingRoomFull
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        deadline = loop.time() + self._deadline_s
-        self._queue.append((item, future, deadline))
-        if self._runner is None:
-            self._runner = loop.create_task(self._run())
-        if self._sweeper is None:
-            self._sweeper = loop.call_at(deadline - self._send_before_s, self._sweep)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._enqueue(item, future)
         return future
 
-    def share(self, item: Item) -> asyncio.Future[Result]:
-        """Submit, or join an equal item that was shared and has not been sent: one result for all.
+    def hand(self, item: Item, receive: Receiver[Result]) -> None:
+        """Queue an item whose result `receive` is called with. Raises WaitingRoomFull.
 
-        For items that change nothing. The future is nobody's to cancel. Raises WaitingRoomFull.
+        A future and its turn of the loop cost what the rest of a booking costs in this worker.
         """
-        future = self._shared.get(item)
-        if future is None or future.done():
-            future = self._shared[item] = self.submit(item)
-        return future
+        self._enqueue(item, receive)
+
+    def share(self, item: Item, receive: Receiver[Result]) -> None:
+        """Hand over an item, or join an equal one that was shared and has not been sent.
+
+        For items that change nothing: one result for all. Raises WaitingRoomFull.
+        """
+        everybody = self._shared.get(item)
+        if everybody is None:
+            everybody = _Everybody()
+            self._enqueue(item, everybody)
+            self._shared[item] = everybody
+        everybody.append(receive)
 
     @property
     def waiting(self) -> int:
         """How many items wait to be sent."""
         return len(self._queue)
 
+    def _enqueue(self, item: Item, receiver: asyncio.Future[Result] | Receiver[Result]) -> None:
+        if len(self._queue) >= self._waiting_max:
+            raise WaitingRoomFull
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._deadline_s
+        self._queue.append((item, receiver, deadline))
+        if self._runner is None:
+            self._runner = loop.create_task(self._run())
+        if self._sweeper is None:
+            self._sweeper = loop.call_at(deadline - self._send_before_s, self._sweep)
+
     async def _run(self) -> None:
-        """Send until nothing waits."""
+        """Send until nothing waits; the next call leaves before the last one's results go out."""
+        loop = asyncio.get_running_loop()
         try:
             while batch := self._take():
-                await self._send_one(batch)
+                results = await self._send_one(batch)
+                if self._queue:
+                    loop.call_soon(self._deliver, batch, results)
+                else:
+                    self._deliver(batch, results)
         finally:
             self._runner = None
 
-    async def _send_one(self, batch: list[tuple[Item, asyncio.Future[Result], float]]) -> None:
-        """Send a batch; whatever becomes of it, its waiters hear of it."""
+    async def _send_one(self, batch: list[_Entry[Item, Result]]) -> Sequence[Result | Exception]:
+        """Send a batch; return what each of its items hears."""
         try:
             results = await self._send([item for item, _, _ in batch], batch[0][2])
             if len(results) != len(batch):
                 msg = f"{len(batch)} items were sent and {len(results)} results came back"
                 raise RuntimeError(msg)
         except asyncio.CancelledError:
-            self._fail(batch, RuntimeError("the call was cancelled"))
             task = asyncio.current_task()
             if task is not None and task.cancelling():
+                self._deliver(batch, [RuntimeError("the call was cancelled")] * len(batch))
                 raise
+            return [RuntimeError("the call was cancelled")] * len(batch)
         except Exception as error:
-            self._fail(batch, error)
-        else:
-            for (_, future, _), result in zip(batch, results, strict=True):
-                if future.done():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+            return [error] * len(batch)
+        return results
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result], float]]:
-        batch: list[tuple[Item, asyncio.Future[Result], float]] = []
+    def _take(self) -> list[_Entry[Item, Result]]:
+        batch: list[_Entry[Item, Result]] = []
         while self._queue and len(batch) < self._items_max:
             entry = self._queue.popleft()
-            if not entry[1].done():
+            if not _gave_up(entry[1]):
                 batch.append(entry)
             if self._shared:
                 self._shared.pop(entry[0], None)
         return batch
 
     @staticmethod
-    def _fail(
-        batch: list[tuple[Item, asyncio.Future[Result], float]], error: BaseException
+    def _deliver(
+        batch: Sequence[_Entry[Item, Result]], results: Sequence[Result | Exception]
     ) -> None:
-        for _, future, _ in batch:
-            if not future.done():
-                future.set_exception(error)
+        """Tell everybody; whatever one makes of it, the others hear theirs."""
+        for (_, receiver, _), result in zip(batch, results, strict=True):
+            if not isinstance(receiver, asyncio.Future):
+                try:
+                    receiver(result)
+                except Exception as error:
+                    about = {"message": "a result was not taken", "exception": error}
+                    asyncio.get_running_loop().call_exception_handler(about)
+            elif not receiver.done():
+                if isinstance(result, Exception):
+                    receiver.set_exception(result)
+                else:
+                    receiver.set_result(result)
 
     def _sweep(self) -> None:
         """End the items at the head whose time is up; arm again for the next."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._queue:
-            _, future, deadline = self._queue[0]
+            entry = self._queue[0]
+            deadline = entry[2]
             if deadline - self._send_before_s > now:
                 self._sweeper = loop.call_at(deadline - self._send_before_s, self._sweep)
                 return
             self._queue.popleft()
-            if not future.done():
-                future.set_exception(Expired())
+            self._shared.pop(entry[0], None)
+            self._deliver([entry], [Expired()])
         self._sweeper = None
+
+
+def _gave_up(receiver: object) -> bool:
+    """Whether nobody waits any more: who is called waits for ever."""
+    return isinstance(receiver, asyncio.Future) and receiver.done()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from service.batcher import Expired, WaitingRoomFull
+from service.batcher import Expired, Receiver, WaitingRoomFull
 from service.errors import Problem
 from service.keys import partition_of
 from service.lanes import Asked, Bounds, Lanes
@@ -114,29 +114,32 @@ class Engine:
             raise Problem("not_booked")
         return await self._given(event_id, done, deadline, awaited=asked.awaited)
 
-    def submit_book(self, event_id: int, user_id: str) -> "asyncio.Future[Booking | Missed]":
+    def submit_book(self, event_id: int, user_id: str, receive: Receiver[Booking | Missed]) -> None:
         """Book without waiting for the record: the first half of `book`, for who goes on alone.
 
         A result that is `Missed` did nothing, and is for `book`; the position of any other is for
-        `given`. Raises WaitingRoomFull; the future Problem, and Expired.
+        `given`. Raises WaitingRoomFull; `receive` may get a Problem, or Expired.
         """
-        return self._of(event_id).book.submit(Asked(event_id, user_id, awaited=False))
+        self._of(event_id).book.hand(Asked(event_id, user_id, awaited=False), receive)
 
     def submit_cancel(
-        self, event_id: int, user_id: str
-    ) -> "asyncio.Future[Cancellation | Missed | None]":
+        self, event_id: int, user_id: str, receive: Receiver[Cancellation | Missed | None]
+    ) -> None:
         """Cancel likewise; None is `not_booked`."""
-        return self._of(event_id).cancel.submit(Asked(event_id, user_id, awaited=False))
+        self._of(event_id).cancel.hand(Asked(event_id, user_id, awaited=False), receive)
 
     def submit_look(
-        self, event_id: int, user_id: str
-    ) -> "asyncio.Future[tuple[EventState, UserState | None] | Missed]":
-        """Read an event, and a user's state where one is named; not to be cancelled.
+        self,
+        event_id: int,
+        user_id: str,
+        receive: Receiver[tuple[EventState, UserState | None] | Missed],
+    ) -> None:
+        """Read an event, and a user's state where one is named.
 
         Whoever asks the same before it is sent shares the result. `Missed` is for `event` and
         `user`; a user's position is for `given`. Raises as `submit_book`.
         """
-        return self._of(event_id).read.share((event_id, user_id))
+        self._of(event_id).read.share((event_id, user_id), receive)
 
     def given(self, event_id: int, at: Position) -> Reached:
         """Note a change as answered (H); return how far it reaches without having been awaited."""

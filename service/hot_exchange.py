@@ -1,8 +1,8 @@
 """One request on the hot path, and its answer: what bookings, cancellations and reads share.
 
 To uvicorn's protocol an exchange is a cycle whose application has begun. The engine is asked as the
-handlers ask it: once through its futures, without a task, and again in a task where something has
-to be waited for.
+handlers ask it: once without a task, being called back, and again in a task where something has to
+be waited for.
 """
 
 import asyncio
@@ -85,8 +85,11 @@ class Exchange:
 
     # What each kind says.
 
-    def _submit(self) -> "asyncio.Future[Any] | None":
-        """Ask without waiting; None where it has to be waited for. Raises WaitingRoomFull."""
+    def _submit(self) -> bool:
+        """Ask, for `_settle` to be told; False where it has to be waited for.
+
+        Raises WaitingRoomFull.
+        """
         raise NotImplementedError
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
@@ -106,19 +109,17 @@ class Exchange:
     def begin(self) -> "Exchange":
         """Ask; the answer comes later, never in the midst of the parser."""
         try:
-            asked = self._submit()
+            if not self._submit():
+                self._go_on()
         except WaitingRoomFull:
             asyncio.get_running_loop().call_soon(self._refuse, Problem("overloaded"))
-            return self
-        if asked is None:
-            self._go_on()
-        else:
-            asked.add_done_callback(self._settle)
         return self
 
-    def _settle(self, asked: "asyncio.Future[Any]") -> None:
+    def _settle(self, result: Any) -> None:
+        """Take what a script said, or what went wrong."""
         try:
-            result = asked.result()
+            if isinstance(result, Exception):
+                raise result
             if isinstance(result, Missed):
                 self._go_on()
             else:
@@ -127,7 +128,7 @@ class Exchange:
             self._refuse(problem)
         except Expired:
             self._refuse(Problem("unavailable"))
-        except BaseException as error:
+        except Exception as error:
             self._fail(error)
 
     def _go_on(self) -> None:

@@ -7,7 +7,6 @@ It saves each request its task, the messages and the scope of ASGI, routing, and
 from scratch: see `loadtests/results`.
 """
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
@@ -70,10 +69,13 @@ class Change(Exchange):
         self._user_id = user_id
         self._prefer = prefer
 
-    def _submit(self) -> "asyncio.Future[Any] | None":
-        return None if self._hot.engine.awaits(self._prefer) else self._ask()
+    def _submit(self) -> bool:
+        if self._hot.engine.awaits(self._prefer):
+            return False
+        self._ask()
+        return True
 
-    def _ask(self) -> "asyncio.Future[Any]":
+    def _ask(self) -> None:
         raise NotImplementedError
 
     def _answer(self, result: Booking | Cancellation | None) -> None:
@@ -103,8 +105,8 @@ class Book(Change):
     encode = staticmethod(booking_bytes)
     encode_pending = staticmethod(booking_answer)
 
-    def _ask(self) -> "asyncio.Future[Any]":
-        return self._hot.engine.submit_book(self._event_id, self._user_id)
+    def _ask(self) -> None:
+        self._hot.engine.submit_book(self._event_id, self._user_id, self._settle)
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.book(self._event_id, self._user_id, prefer=self._prefer)
@@ -120,8 +122,8 @@ class Cancel(Change):
     encode = staticmethod(cancellation_bytes)
     encode_pending = staticmethod(cancellation_answer)
 
-    def _ask(self) -> "asyncio.Future[Any]":
-        return self._hot.engine.submit_cancel(self._event_id, self._user_id)
+    def _ask(self) -> None:
+        self._hot.engine.submit_cancel(self._event_id, self._user_id, self._settle)
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.cancel(self._event_id, self._user_id, prefer=self._prefer)

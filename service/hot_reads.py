@@ -5,7 +5,6 @@ answer. Nothing is remembered beyond that: an answer is of a call that was sent 
 came.
 """
 
-import asyncio
 import re
 from collections.abc import Coroutine
 from dataclasses import replace
@@ -74,8 +73,9 @@ class StatusRead(Read):
         self._event_id = event_id
         self._known = known
 
-    def _submit(self) -> "asyncio.Future[Any]":
-        return self._hot.engine.submit_look(self._event_id, "")
+    def _submit(self) -> bool:
+        self._hot.engine.submit_look(self._event_id, "", self._settle)
+        return True
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.event(self._event_id)
@@ -109,11 +109,12 @@ class UserRead(Read):
         self._event_id = event_id
         self._user_id = user_id
 
-    def _submit(self) -> "asyncio.Future[Any] | None":
+    def _submit(self) -> bool:
         engine = self._hot.engine
         if engine.awaits(""):
-            return None
-        return engine.submit_look(self._event_id, self._user_id)
+            return False
+        engine.submit_look(self._event_id, self._user_id, self._settle)
+        return True
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.user(self._event_id, self._user_id)

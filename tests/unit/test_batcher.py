@@ -105,19 +105,77 @@ async def test_what_is_shared_is_asked_once() -> None:
     """As long as it waits; who comes after it was sent has a question of his own."""
     sender = Sender()
     lane = batcher(sender)
-    first = lane.share("a")
-    assert lane.share("a") is first
+
+    def share(item: str) -> asyncio.Future[str | Exception]:
+        heard = asyncio.get_running_loop().create_future()
+        lane.share(item, heard.set_result)
+        return heard
+
+    first = [share("a"), share("a")]
     assert lane.waiting == 1
     call = await sender.next()
     assert call.items == ["a"]
-    later = [lane.share("a"), lane.share("b"), lane.share("a")]
-    assert later[0] is later[2] is not first
+    later = [share("a"), share("b"), share("a")]
     call.answer()
-    assert await first == "A"
+    assert await asyncio.gather(*first) == ["A", "A"]
     call = await sender.next()
     assert call.items == ["a", "b"]
+    assert not any(heard.done() for heard in later)
     call.answer()
     assert await asyncio.gather(*later) == ["A", "B", "A"]
+
+
+async def test_the_next_call_leaves_before_the_last_ones_results_are_told() -> None:
+    """Whoever is called does not wait meanwhile for a hundred answers to be written."""
+    said: list[str] = []
+    told = asyncio.Event()
+
+    async def send(items: list[str], _: float) -> list[str]:
+        said.append(f"sent {''.join(items)}")
+        if items == ["a"]:
+            batch.hand("b", lambda _: told.set())
+        return items
+
+    batch: Batcher[str, str] = Batcher(send, items_max=9, waiting_max=9, deadline_s=30.0)
+    batch.hand("a", lambda result: said.append(f"told {result}"))
+    await told.wait()
+    assert said == ["sent a", "sent b", "told a"]
+
+
+async def test_who_takes_a_result_badly_disturbs_nobody() -> None:
+    """The loop hears of it; the others of that call, and those who come later, are served."""
+    sender = Sender()
+    batch = batcher(sender)
+    heard: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, about: heard.append(f"{about['message']}: {about['exception']!r}")
+    )
+
+    def fail(_: str | Exception) -> None:
+        raise ValueError
+
+    batch.hand("a", fail)
+    beside = batch.submit("b")
+    (await sender.next()).answer()
+    assert await beside == "B"
+    later = batch.submit("c")
+    (await sender.next()).answer()
+    assert await later == "C"
+    assert heard == ["a result was not taken: ValueError()"]
+
+
+async def test_who_is_called_back_hears_of_a_failure() -> None:
+    """As an exception that is handed over: of the call, or that the time was up."""
+    sender = Sender()
+    batch = batcher(sender, deadline_s=Batcher._send_before_s + 0.01)
+    heard: asyncio.Queue[str | Exception] = asyncio.Queue()
+    batch.hand("a", heard.put_nowait)
+    call = await sender.next()
+    batch.hand("b", heard.put_nowait)
+    batch.share("c", heard.put_nowait)
+    assert [type(await heard.get()) for _ in "bc"] == [Expired, Expired]
+    call.result.set_exception(OSError("lost"))
+    assert repr(await heard.get()) == repr(OSError("lost"))
 
 
 async def test_a_full_waiting_room_refuses() -> None:
