@@ -127,8 +127,7 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with worker:
-            gc.collect()
-            gc.freeze()
+            spare_the_collector()
             yield
         durations.flush()
 
@@ -202,8 +201,8 @@ def run_writer(settings: Settings) -> None:
 def spare_the_collector() -> None:
     """Have the cyclic collector pass by what the process has loaded, and look less often.
 
-    A commit makes thousands of tuples, and no cycles: by itself the collector would walk through
-    all modules every few commits.
+    Commits and answers make thousands of tuples, and no cycles: by itself the collector would look
+    for some every few dozen requests.
     """
     gc.collect()
     gc.freeze()

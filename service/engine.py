@@ -8,7 +8,6 @@ What was answered is noted for the third witness.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -169,7 +168,7 @@ class Engine:
         if reached != "none":
             # Who was told pending, or nothing at all, hears here what the request came to.
             self._note(number, state.at)
-        return replace(state, durability=reached)
+        return state.reaching(reached)
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
@@ -224,7 +223,7 @@ class Engine:
             reached = "recorded" if recorded else "none"
         if reached != "none":
             self._note(number, answer.at)
-        return answer if answer.durability == reached else replace(answer, durability=reached)
+        return answer if answer.durability == reached else answer.reaching(reached)
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:
         lanes = self._of(event_id)

@@ -7,7 +7,6 @@ came.
 
 import re
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any
 
 from service.answers import is_known, status_answer, user_answer
@@ -124,7 +123,7 @@ class UserRead(Read):
         if state is None:
             raise Problem("not_booked")
         reached = self._hot.engine.given(self._event_id, state.at)
-        self._answer_in_full(replace(state, durability=reached))
+        self._answer_in_full(state.reaching(reached))
 
     def _answer_in_full(self, result: UserState) -> None:
         self._write_response(user_answer(self._event_id, self._user_id, result, ""))

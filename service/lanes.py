@@ -36,6 +36,14 @@ _OUTCOMES = {
 }
 """What is counted from the start, at zero: an alarm on a rate needs a first value."""
 
+_STANDS = {
+    "BOOKED": ("booked", True),
+    "WAITING": ("waiting", True),
+    "ALREADY_BOOKED": ("booked", False),
+    "ALREADY_WAITING": ("waiting", False),
+}
+"""The status after what `book` did or found, and whether it is new."""
+
 _GONE = {"CANCELLED": "cancelled", "LEFT": "left_waiting_list"}
 """The status after what `cancel` did."""
 
@@ -125,16 +133,15 @@ class Lanes:
         self._count("book", reply.words[::3])
         results: list[Booking | Missed | Problem] = []
         for outcome, seq, beside in _stride(reply.words, 3):
-            at = Position(reply.last.epoch, int(seq))
-            if nothing := undone(outcome, reply.last):
-                results.append(nothing)
+            if stands := _STANDS.get(outcome):
+                at = Position(reply.last.epoch, int(seq))
+                results.append(Booking(*stands, at, int(beside)))
             elif outcome == "REPLAYED":
+                at = Position(reply.last.epoch, int(seq))
                 status, current = then_and_now(beside)
                 results.append(Booking(status, new=True, at=at, position=0, current=current))
             else:
-                status = "booked" if outcome.endswith("BOOKED") else "waiting"
-                new = not outcome.startswith("ALREADY")
-                results.append(Booking(status, new=new, at=at, position=int(beside)))
+                results.append(undone(outcome, reply.last))
         return results
 
     async def _cancel(
@@ -145,18 +152,19 @@ class Lanes:
         self._metrics.promotions.inc(reply.words[2::3].count("1"))
         results: list[Cancellation | Missed | Problem | None] = []
         for outcome, seq, beside in _stride(reply.words, 3):
-            at = Position(reply.last.epoch, int(seq))
-            if nothing := undone(outcome, reply.last):
-                results.append(nothing)
+            if status := _GONE.get(outcome):
+                at = Position(reply.last.epoch, int(seq))
+                results.append(Cancellation(status, at, beside == "1"))
             elif outcome == "NOT_BOOKED":
                 results.append(None)
             elif outcome == "REPLAYED":
+                at = Position(reply.last.epoch, int(seq))
                 then, current = then_and_now(beside)
                 status = _GONE.get(then.upper(), "cancelled")
                 done = Cancellation(status, at, then == "reassigned", current=current)
                 results.append(done)
             else:
-                results.append(Cancellation(_GONE[outcome], at, beside == "1"))
+                results.append(undone(outcome, reply.last))
         return results
 
     async def _read(

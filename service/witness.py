@@ -72,6 +72,10 @@ class Witness:
     def note(self, partition: int, at: Position) -> None:
         """Take note that a change is about to be answered, or that one stood."""
         held = self._answered.get(partition, ())
+        if len(held) == 1 and held[0].epoch == at.epoch:  # nearly always, of every answer
+            if at.seq > held[0].seq:
+                self._answered[partition] = (at,)
+            return
         if any(at.epoch <= other.epoch and at.seq <= other.seq for other in held):
             return
         rest = (other for other in held if other.epoch > at.epoch or other.seq > at.seq)

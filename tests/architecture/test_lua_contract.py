@@ -23,10 +23,6 @@ FLAGS = {
 """All others are refused while memory is full, before their first line."""
 
 UNSPELT = {
-    "BOOKED": "its lane takes whatever ends so for a booking",
-    "ALREADY_BOOKED": "the same",
-    "WAITING": "its lane takes every other outcome of book for waiting",
-    "ALREADY_WAITING": "the same",
     "EXISTS": "the engine draws another id unless it is OPENED",
     "FOUND": "its lane reads the words unless it is NO_EVENT",
     "UNINIT": "whatever else is not OK asks for a handshake",
