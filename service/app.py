@@ -41,7 +41,7 @@ from service.metrics import Metrics, shared
 from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
-from service.stopwatch import Durations, Stopwatch
+from service.stopwatch import Stopwatch
 from service.vitals import look
 from service.wakeups import Wakeups
 from service.watermark import Watermarks
@@ -122,14 +122,13 @@ class Worker:
 def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     """Return the API as an ASGI application; it connects when its lifespan starts."""
     worker = Worker(settings, metrics)
-    durations = Durations(metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with worker:
             spare_the_collector()
             yield
-        durations.flush()
+        metrics.flush()
 
     for code in PROBLEMS:
         metrics.problems.labels(code)
@@ -143,9 +142,9 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
         routes=[
             *Handlers(worker.engine).routes(),
             *documentation.routes(),
-            Exposition(metrics, durations, worker.look, onsale_version()).route(),
+            Exposition(metrics, worker.look, onsale_version()).route(),
         ],
-        middleware=[Middleware(Stopwatch, durations=durations)],
+        middleware=[Middleware(Stopwatch, durations=metrics.request_durations)],
         exception_handlers={
             Problem: problem,
             HTTPException: _http_exception,
@@ -155,7 +154,7 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
         lifespan=lifespan,
     )
     _exact_paths(app.router)
-    app.state.hot = HotPath(worker.engine, metrics, durations)
+    app.state.hot = HotPath(worker.engine, metrics)
     return app
 
 

@@ -97,7 +97,7 @@ class Engine:
         `keyed`: `<key>/<digest>` of a request that has an Idempotency-Key. `prefer` is the
         durability that this one answer should wait for, where that is more.
         """
-        deadline, asked = self._deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
+        deadline, asked = self.deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
         lanes = self._of(event_id)
         booking = await self._known(event_id, lambda: lanes.book.submit(asked))
         return await self._given(event_id, booking, deadline, awaited=asked.awaited)
@@ -106,26 +106,34 @@ class Engine:
         self, event_id: int, user_id: str, *, keyed: str = "", prefer: str = ""
     ) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
-        deadline, asked = self._deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
+        deadline, asked = self.deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
         lanes = self._of(event_id)
         done = await self._known(event_id, lambda: lanes.cancel.submit(asked))
         if done is None:
             raise Problem("not_booked")
         return await self._given(event_id, done, deadline, awaited=asked.awaited)
 
-    def submit_book(self, event_id: int, user_id: str, receive: Receiver[Booking | Missed]) -> None:
-        """Book without waiting for the record: the first half of `book`, for who goes on alone.
+    def submit_book(
+        self, event_id: int, user_id: str, receive: Receiver[Booking | Missed], *, awaited: bool
+    ) -> None:
+        """Book: the first half of `book`, for who goes on alone.
 
-        A result that is `Missed` did nothing, and is for `book`; the position of any other is for
-        `given`. Raises WaitingRoomFull; `receive` may get a Problem, or Expired.
+        A result that is `Missed` did nothing, and is for `book`; any other is for `given`, or, if
+        the answer is `awaited`, for `submit_recorded`. Raises WaitingRoomFull; `receive` may get a
+        Problem, or Expired.
         """
-        self._of(event_id).book.hand(Asked(event_id, user_id, awaited=False), receive)
+        self._of(event_id).book.hand(Asked(event_id, user_id, awaited), receive)
 
     def submit_cancel(
-        self, event_id: int, user_id: str, receive: Receiver[Cancellation | Missed | None]
+        self,
+        event_id: int,
+        user_id: str,
+        receive: Receiver[Cancellation | Missed | None],
+        *,
+        awaited: bool,
     ) -> None:
         """Cancel likewise; None is `not_booked`."""
-        self._of(event_id).cancel.hand(Asked(event_id, user_id, awaited=False), receive)
+        self._of(event_id).cancel.hand(Asked(event_id, user_id, awaited), receive)
 
     def submit_look(
         self,
@@ -139,6 +147,36 @@ class Engine:
         `user`; a user's position is for `given`. Raises as `submit_book`.
         """
         self._of(event_id).read.share((event_id, user_id), receive)
+
+    def submit_recorded(
+        self,
+        event_id: int,
+        change: Booking | Cancellation,
+        deadline: float,
+        receive: Callable[[Reached], None],
+    ) -> "asyncio.Task[None] | None":
+        """Have `receive` told how far a change reaches by a deadline: `recorded` or `none`.
+
+        The second half of `book` and `cancel` where they wait for the record. Whoever asks keeps
+        the task, if there is one: PostgreSQL has to be asked about a change that stood before.
+        """
+        number = partition_of(event_id, len(self._partitions))
+        if not change.is_fresh:
+            telling = self._tell_of_old(number, change.at, deadline, receive)
+            return asyncio.get_running_loop().create_task(telling)
+
+        def tell(recorded: bool) -> None:
+            if recorded:
+                self._note(number, change.at)
+            receive("recorded" if recorded else "none")
+
+        self._watermarks.hand(number, change.at, deadline, tell)
+        return None
+
+    async def _tell_of_old(
+        self, number: int, at: Position, deadline: float, receive: Callable[[Reached], None]
+    ) -> None:
+        receive(await self._recorded(number, at, deadline, is_fresh=False))
 
     def given(self, event_id: int, at: Position) -> Reached:
         """Note a change as answered (H); return how far it reaches without having been awaited."""
@@ -156,7 +194,7 @@ class Engine:
 
         Whether it is on record is looked into where `prefer` or the deployment wants to know.
         """
-        deadline = self._deadline()
+        deadline = self.deadline()
         number = partition_of(event_id, len(self._partitions))
         state = (await self._look(event_id, user_id))[1]
         if state is None:
@@ -172,7 +210,7 @@ class Engine:
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
-        deadline, awaited = self._deadline(), self.awaits(prefer)
+        deadline, awaited = self.deadline(), self.awaits(prefer)
         for _ in range(_DRAWS_MAX):
             try:
                 async with asyncio.timeout(self._deadline_s), self._ledgers.acquire() as ledger:
@@ -194,7 +232,7 @@ class Engine:
     def _of(self, event_id: int) -> Lanes:
         return self._lanes[partition_of(event_id, len(self._lanes))]
 
-    def _deadline(self) -> float:
+    def deadline(self) -> float:
         """Return when a request that comes now has to be answered, of the loop's clock."""
         return asyncio.get_running_loop().time() + self._deadline_s
 
@@ -217,13 +255,22 @@ class Engine:
         number = partition_of(event_id, len(self._partitions))
         reached: Reached = self._durability
         if awaited:
-            recorded = await self._watermarks.reached(number, answer.at, deadline)
-            if recorded and not answer.is_fresh:
-                recorded = await self._vouching[number].on_record(answer.at, deadline)
-            reached = "recorded" if recorded else "none"
-        if reached != "none":
+            reached = await self._recorded(number, answer.at, deadline, is_fresh=answer.is_fresh)
+        else:
             self._note(number, answer.at)
         return answer if answer.durability == reached else answer.reaching(reached)
+
+    async def _recorded(
+        self, number: int, at: Position, deadline: float, *, is_fresh: bool
+    ) -> Reached:
+        """Wait for the record, and note what is on it as answered."""
+        recorded = await self._watermarks.reached(number, at, deadline)
+        if recorded and not is_fresh:
+            recorded = await self._vouching[number].on_record(at, deadline)
+        if not recorded:
+            return "none"
+        self._note(number, at)
+        return "recorded"
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:
         lanes = self._of(event_id)
@@ -234,7 +281,7 @@ class Engine:
     ) -> Result:
         """Ask; load the event if Redis misses it; ask again."""
         loader = self._loaders[partition_of(event_id, len(self._loaders))]
-        deadline = self._deadline()
+        deadline = self.deadline()
         for _ in range(_LOADS_MAX):
             result = await _answered(submit)
             if not isinstance(result, Missed):

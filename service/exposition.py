@@ -11,7 +11,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.metrics import Metrics
-from service.stopwatch import Durations
 from service.vitals import PartitionVitals, Vitals
 
 _OF_A_PARTITION: tuple[tuple[str, str, Callable[[PartitionVitals], float | None]], ...] = (
@@ -61,12 +60,10 @@ class Exposition:
     def __init__(
         self,
         metrics: Metrics,
-        durations: Durations,
         look: Callable[[], Awaitable[Vitals]],
         version: str,
     ) -> None:
         """`look` asks the stores; it raises nothing and takes three seconds at worst."""
-        self._durations = durations
         self._metrics = metrics
         self._look = look
         self._version = version
@@ -78,7 +75,7 @@ class Exposition:
     async def scrape(self, request: Request) -> Response:
         """Answer 200, in the text format that the scraper asks for, whatever the stores do."""
         vitals = await self._look()
-        self._durations.flush()
+        self._metrics.flush()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         text = encode(_Everything(self._metrics.registry(), vitals, self._version))
         return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})

@@ -21,7 +21,6 @@ from service.heads import header_lines
 from service.hot_answers import HANG_UP
 from service.metrics import Metrics
 from service.results import Missed
-from service.stopwatch import Durations
 
 log = structlog.stdlib.get_logger("onsale")
 
@@ -36,11 +35,11 @@ class Connection(Protocol):
 class Surroundings:
     """What all exchanges of one worker share."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, durations: Durations) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
         """Take the engine that decides."""
         self.engine = engine
         self.metrics = metrics
-        self.durations = durations
+        self.durations = metrics.request_durations
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, task: "asyncio.Task[None]") -> None:
@@ -161,6 +160,6 @@ class Exchange:
         self._write(response.status_code, rest)
 
     def _write(self, status: int, rest: bytes) -> None:
-        self._hot.durations.note(self.route, status, perf_counter() - self._began)
+        self._hot.durations.note((self.route, status), perf_counter() - self._began)
         if not self.disconnected:
             self._connection.answer(self, status, rest)

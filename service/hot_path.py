@@ -22,8 +22,7 @@ from service.hot_exchange import Connection, Exchange, Surroundings
 from service.hot_reads import BEGINNINGS, read_of
 from service.metrics import Metrics
 from service.models import BODY_BYTES_MAX, ID_MAX, USER_ID, EventId, Quantity, Request
-from service.results import Booking, Cancellation
-from service.stopwatch import Durations
+from service.results import Booking, Cancellation, Reached
 
 _JSON = b"application/json"
 _UNUSUAL = frozenset({b"idempotency-key", b"transfer-encoding", b"expect", b"upgrade"})
@@ -53,7 +52,7 @@ _MODELS: dict[bytes, type[_Cancel]] = {b"/book": _Book, b"/cancel": _Cancel}
 class Change(Exchange):
     """A booking or a cancellation. `prefer` is `recorded`, or empty."""
 
-    __slots__ = ("_event_id", "_prefer", "_user_id")
+    __slots__ = ("_awaited", "_deadline", "_event_id", "_prefer", "_result", "_user_id")
 
     method = "POST"
     model: type[_Cancel]
@@ -68,25 +67,32 @@ class Change(Exchange):
         self._event_id = event_id
         self._user_id = user_id
         self._prefer = prefer
-
-    def _submit(self) -> bool:
-        if self._hot.engine.awaits(self._prefer):
-            return False
-        self._ask()
-        return True
-
-    def _ask(self) -> None:
-        raise NotImplementedError
+        self._awaited = hot.engine.awaits(prefer)
+        if self._awaited:
+            self._deadline = hot.engine.deadline()
 
     def _answer(self, result: Booking | Cancellation | None) -> None:
         if result is None:
             raise Problem("not_booked")
-        self._tell(result, self._hot.engine.given(self._event_id, result.at))
+        engine = self._hot.engine
+        if not self._awaited:
+            self._tell(result, engine.given(self._event_id, result.at))
+            return
+        self._result = result
+        about = (self._event_id, result, self._deadline)
+        if task := engine.submit_recorded(*about, self._settle_recorded):
+            self._hot.keep(task)
+
+    def _settle_recorded(self, reached: Reached) -> None:
+        try:
+            self._answer_in_full(self._result.reaching(reached))
+        except Exception as error:
+            self._fail(error)
 
     def _answer_in_full(self, result: Booking | Cancellation) -> None:
         self._tell(result, result.durability)
 
-    def _tell(self, result: Booking | Cancellation, reached: str) -> None:
+    def _tell(self, result: Booking | Cancellation, reached: Reached) -> None:
         about = (self._event_id, self._user_id, result)
         if reached == "none":
             self._write_response(self.encode_pending(*about, self._prefer))
@@ -105,8 +111,10 @@ class Book(Change):
     encode = staticmethod(booking_bytes)
     encode_pending = staticmethod(booking_answer)
 
-    def _ask(self) -> None:
-        self._hot.engine.submit_book(self._event_id, self._user_id, self._settle)
+    def _submit(self) -> bool:
+        about = (self._event_id, self._user_id, self._settle)
+        self._hot.engine.submit_book(*about, awaited=self._awaited)
+        return True
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.book(self._event_id, self._user_id, prefer=self._prefer)
@@ -122,8 +130,10 @@ class Cancel(Change):
     encode = staticmethod(cancellation_bytes)
     encode_pending = staticmethod(cancellation_answer)
 
-    def _ask(self) -> None:
-        self._hot.engine.submit_cancel(self._event_id, self._user_id, self._settle)
+    def _submit(self) -> bool:
+        about = (self._event_id, self._user_id, self._settle)
+        self._hot.engine.submit_cancel(*about, awaited=self._awaited)
+        return True
 
     def _ask_in_full(self) -> Coroutine[Any, Any, Any]:
         return self._hot.engine.cancel(self._event_id, self._user_id, prefer=self._prefer)
@@ -135,9 +145,9 @@ _CHANGES: dict[bytes, type[Change]] = {b"/book": Book, b"/cancel": Cancel}
 class HotPath(Surroundings):
     """The hot path of one worker."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, durations: Durations) -> None:
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
         """Take the engine that decides."""
-        super().__init__(engine, metrics, durations)
+        super().__init__(engine, metrics)
         self._always: tuple[object, bytes] = (None, b"")
 
     @staticmethod

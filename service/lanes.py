@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 from service.batcher import Batcher
@@ -109,16 +110,20 @@ class Lanes:
         send: Callable[[list[Item], float], Awaitable[Sequence[Result | Problem]]],
         bounds: Bounds,
     ) -> Batcher[Item, Result]:
-        sizes = self._metrics.batch_items.labels(script)
-        durations = self._metrics.calls.labels(script)
+        sizes, durations = self._metrics.batch_sizes, self._metrics.call_durations
+        for family in (self._metrics.batch_items, self._metrics.calls):
+            family.labels(script)
         waiting_room = self._metrics.waiting_room.labels(script)
         waiting_room.set(0)
 
         async def send_measured(items: list[Item], deadline: float) -> Sequence[Result | Problem]:
-            sizes.observe(len(items))
+            sizes.note((script,), len(items))
             waiting_room.set(lane.waiting)
-            with durations.time():
+            began = perf_counter()
+            try:
                 return await send(items, deadline)
+            finally:
+                durations.note((script,), perf_counter() - began)
 
         lane = Batcher(
             send_measured,

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
 from service.slots import lock_slot, take_slot
+from service.tallies import Tally
 
 log = structlog.stdlib.get_logger("onsale.metrics")
 
@@ -124,6 +125,21 @@ class Metrics:
             registry=self._registry,
         )
 
+        self.request_durations = Tally(self.requests, REQUEST_S)
+        self.call_durations = Tally(self.calls, _CALL_S)
+        self.batch_sizes = Tally(self.batch_items, _ITEMS)
+        self.recorded_wait_durations = Tally(self.recorded_waits, REQUEST_S)
+
+    def flush(self) -> None:
+        """Hand on what is counted aside, for whoever looks now."""
+        for tally in (
+            self.request_durations,
+            self.call_durations,
+            self.batch_sizes,
+            self.recorded_wait_durations,
+        ):
+            tally.flush()
+
     def registry(self) -> Collector:
         """Return what is to be shown: this process's numbers, or those of all together."""
         return self._registry if self._directory is None else _Together(self._directory)
@@ -163,14 +179,6 @@ def shared(directory: Path, role: str) -> Metrics:
     numbers, never the start.
     """
     return Metrics(_join(directory, role))
-
-
-def observe_many(histogram: Histogram, counts: Sequence[int], total: float) -> None:
-    """Add what was counted elsewhere, a number for each bucket; the client's API takes one only."""
-    histogram._sum.inc(total)  # noqa: SLF001  # a test holds it equal to `observe`
-    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001  # likewise
-        if count:
-            bucket.inc(count)
 
 
 def note_reconcile(directory: Path, *, exit_code: int, drifts: int) -> None:

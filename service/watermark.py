@@ -10,8 +10,9 @@ a deadline, and not more than so many at a time.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from heapq import heapify, heappop, heappush
 
 import structlog
@@ -41,7 +42,8 @@ class Watermark:
         self._number = number
         self._redis = redis
         self._waiting_max = waiting_max
-        self._metrics = metrics
+        self._gauge = metrics.recorded_waiters
+        self._shown = 0
         self._newest = NOWHERE
         self._seen = 0
         self._heap: list[tuple[int, int, asyncio.Future[bool]]] = []
@@ -50,36 +52,38 @@ class Watermark:
         self._risen = asyncio.Event()
         self._looker: asyncio.Task[None] | None = None
 
-    async def reached(self, at: Position, deadline: float) -> bool:
-        """Wait until a position is on record; False when that is not known by then.
+    def wait(self, at: Position, deadline: float) -> "asyncio.Future[bool] | None":
+        """Return the future of whether a position is on record; False when that is not known then.
 
         `at` is a seq that this partition holds or held in that epoch. `deadline` is of the loop's
-        clock, in seconds. False at once when the epoch has ended, and when too many wait. May be
-        cancelled, and asked again.
+        clock, in seconds. None when the epoch has ended, and when too many wait. The future may be
+        cancelled.
         """
         if at.epoch > self._newest.epoch:
             self._end()
         if at.epoch < self._newest.epoch or self._waiting >= self._waiting_max:
-            return False
+            return None
         self._newest = max(self._newest, at)
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_at(deadline, _settle, future, False)  # in vain
         heappush(self._heap, (at.seq, next(self._order), future))
-        self._count(1)
+        self._waiting += 1
+        future.add_done_callback(partial(self._left, timer))
         if at.seq <= self._seen:
             self._risen.set()  # it was there already: the next look will do, without the pause
         if self._looker is None:
-            self._looker = asyncio.get_running_loop().create_task(self._look_on())
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await future
-        except TimeoutError:
-            return False
-        finally:
-            self._count(-1)
-            if len(self._heap) > 2 * self._waiting + _GONE_MAX:
-                # Who gave up would stay for as long as the watermark stands still.
-                self._heap = [waiter for waiter in self._heap if not waiter[2].done()]
-                heapify(self._heap)
+            self._looker = loop.create_task(self._look_on())
+        return future
+
+    def _left(self, timer: asyncio.TimerHandle, _: object) -> None:
+        """Forget one who waits no more."""
+        timer.cancel()
+        self._waiting -= 1
+        if len(self._heap) > 2 * self._waiting + _GONE_MAX:
+            # Who gave up would stay for as long as the watermark stands still.
+            self._heap = [waiter for waiter in self._heap if not waiter[2].done()]
+            heapify(self._heap)
 
     def look(self) -> None:
         """Look at once, if anybody waits."""
@@ -92,14 +96,11 @@ class Watermark:
             await asyncio.gather(self._looker, return_exceptions=True)
         self._end()
 
-    def _count(self, more: int) -> None:
-        self._waiting += more
-        self._metrics.recorded_waiters.inc(more)
-
     async def _look_on(self) -> None:
         """Look as long as anybody waits."""
         try:
             while self._waiting:
+                self._show()
                 self._risen.clear()
                 with contextlib.suppress(RedisError, OSError, TimeoutError, ValueError):
                     await self._look()
@@ -108,6 +109,12 @@ class Watermark:
                         await self._risen.wait()
         finally:
             self._looker = None
+            self._show()
+
+    def _show(self) -> None:
+        """Tell the gauge once a look: it costs 4 µs each time."""
+        self._gauge.inc(self._waiting - self._shown)
+        self._shown = self._waiting
 
     async def _look(self) -> None:
         """Read `meta` once. What fails is tried again: the waiters' deadlines bound it."""
@@ -126,18 +133,18 @@ class Watermark:
         # be compared; a change of this epoch lies above all that earlier ones have on record.
         self._seen = meta.recorded.seq
         while self._heap and self._heap[0][0] <= self._seen:
-            _settle(heappop(self._heap)[2], recorded=True)
+            _settle(heappop(self._heap)[2], True)  # it is on record
 
     def _end(self) -> None:
         """Answer all: the epoch has ended, and whether they are on record is not known here."""
         for _, _, future in self._heap:
-            _settle(future, recorded=False)
+            _settle(future, False)  # in vain
         self._heap.clear()
         self._newest = Position(self._newest.epoch, 0)
         self._seen = 0
 
 
-def _settle(future: asyncio.Future[bool], *, recorded: bool) -> None:
+def _settle(future: asyncio.Future[bool], recorded: bool) -> None:  # a timer calls it
     if not future.done():
         future.set_result(recorded)
 
@@ -166,15 +173,44 @@ class Watermarks:
             metrics.recorded_waits.labels(outcome)
 
     async def reached(self, partition: int, at: Position, deadline: float) -> bool:
-        """Wait until a partition's position is on record; False when that is not known in time."""
+        """Wait until a partition's position is on record; False when that is not known in time.
+
+        May be cancelled, and asked again.
+        """
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        waits = self.hand(partition, at, deadline, partial(_settle, future))
+        try:
+            return await future
+        finally:
+            if waits is not None:
+                waits.cancel()
+
+    def hand(
+        self, partition: int, at: Position, deadline: float, receive: Callable[[bool], None]
+    ) -> "asyncio.Future[bool] | None":
+        """Have `receive` called with the same, once, maybe at once; without a task.
+
+        Until then what is returned may be cancelled, and nobody is called.
+        """
         loop = asyncio.get_running_loop()
         if self._listener is None:
             self._listener = loop.create_task(self._listen())
         began = loop.time()
-        recorded = await self._of[partition].reached(at, deadline)
-        outcome = "recorded" if recorded else "pending"
-        self._metrics.recorded_waits.labels(outcome).observe(loop.time() - began)
-        return recorded
+
+        def tell(settled: "asyncio.Future[bool] | None") -> None:
+            if settled is not None and settled.cancelled():
+                return
+            recorded = settled is not None and settled.result()
+            outcome = "recorded" if recorded else "pending"
+            self._metrics.recorded_wait_durations.note((outcome,), loop.time() - began)
+            receive(recorded)
+
+        waits = self._of[partition].wait(at, deadline)
+        if waits is None:
+            tell(None)
+        else:
+            waits.add_done_callback(tell)
+        return waits
 
     async def stop(self) -> None:
         """End what runs, and answer who waits still."""

@@ -16,7 +16,10 @@ FLOORS: tuple[tuple[str, str], ...] = (
         """__init__ errors models settings keys lineage losses resources store_urls soundness room
         keyed times""",
     ),
-    ("tools", "logs slots metrics witness scripts batcher wire migrations processes rundir"),
+    (
+        "tools",
+        "logs slots tallies metrics witness scripts batcher wire migrations processes rundir",
+    ),
     (
         "stores",
         """outbox columns inspection direct redis_store wakeups redis_view projection record

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from service.keys import event_keys
-from service.metrics import Metrics, observe_many
+from service.metrics import Metrics
+from service.tallies import observe_many
 from tests.http.conftest import Service
 from tests.http.raw import Answer, Connection, request
 from tests.servers import wait_until

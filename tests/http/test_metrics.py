@@ -24,7 +24,7 @@ USERS, TICKETS, CONNECTIONS = 1_200, 300, 40
 ASKED = USERS + 100 + 1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A whole service with two API processes."""
     service = Running(tmp_path_factory.mktemp("two") / "data", WEB_CONCURRENCY="2")

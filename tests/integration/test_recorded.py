@@ -212,6 +212,18 @@ class TestRecorded:
                 assert caught.value.code == code
 
 
+async def handed(engine: Engine, event_id: int, user: str) -> str:
+    """Book as the hot path does, called back; return how far that reached."""
+    loop = asyncio.get_running_loop()
+    booked: asyncio.Future[Any] = loop.create_future()
+    engine.submit_book(event_id, user, booked.set_result, awaited=True)
+    reached: asyncio.Future[str] = loop.create_future()
+    task = engine.submit_recorded(event_id, await booked, engine.deadline(), reached.set_result)
+    if task is not None:
+        await task
+    return await reached
+
+
 class TestStanding:
     """What has stood for a while is asked of the record itself."""
 
@@ -233,6 +245,7 @@ class TestStanding:
                 again = await engine.book(event.event_id, user, prefer=RECORDED)
                 told = await engine.book(event.event_id, user, keyed=keyed, prefer=RECORDED)
                 assert (again.durability, told.durability) == (reached, reached)
+                assert await handed(engine, event.event_id, user) == reached
             states = [await engine.user(event.event_id, u, RECORDED) for u in ("kept", "lost")]
             assert [state.durability for state in states] == [RECORDED, "fsync"]
             assert (await engine.user(event.event_id, "kept")).durability == "fsync"
@@ -323,6 +336,7 @@ class TestPending:
             assert (booking.durability, booking.at) == ("none", (1, 3))
             done = await engine.cancel(event.event_id, "a", prefer=RECORDED)
             assert (done.durability, done.at) == ("none", (1, 4))
+            assert await handed(engine, event.event_id, "b") == "none"
             async with writing(settings):
 
                 async def recorded() -> bool:
