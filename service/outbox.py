@@ -11,7 +11,6 @@ Idempotency-Key have. An entry that this cannot read is never skipped.
 import re
 from collections.abc import Mapping
 from functools import partial
-from itertools import repeat
 from typing import NamedTuple
 
 from service.errors import CorruptEntryError
@@ -51,7 +50,7 @@ class Change(NamedTuple):
 
 
 _change_of = partial(tuple.__new__, Change)
-"""A change of a tuple of its fields: half the price of Change's own call (0.15 µs for 0.35)."""
+"""A change of a tuple of its fields: 0.1 µs of the 0.9 a line less than by Change's own call."""
 
 
 class Entry(NamedTuple):
@@ -110,11 +109,11 @@ def _entry(last: Position, fields: Mapping[str, str]) -> Entry:
     # line by line (2 µs) where one is not, which finds what is wrong with it.
     found = _ABOUT_USER.findall(text)
     if len(found) == count and ("{" not in text or _are_keyed(found, fields["v"])):
-        kinds, events, users, details = zip(*found, strict=True)
-        columns = (range(first, last.seq + 1), repeat(last.epoch, count), repeat(at, count))
-        given = [text or None for text in details]
-        rows = zip(*columns, kinds, map(int, events), users, given, strict=True)
-        changes = [*map(_change_of, rows)]
+        epoch = last.epoch
+        changes = [
+            _change_of((seq, epoch, at, kind, int(event), user, details or None))
+            for seq, (kind, event, user, details) in enumerate(found, start=first)
+        ]
     else:
         changes = [
             _change(line, seq, last.epoch, at, fields["v"])
