@@ -9,6 +9,8 @@ it was on record. What counts is the median of the rounds.
 
     .venv/bin/python loadtests/bench_writer.py [--changes 48000] [--rounds 7] [--rate 15000]
 
+`--following` leaves the first part out: what a change costs in steady state.
+
 CPU time is user and system of all processes of a role, so that it says little of who else is there.
 Exits 1 when catching up is slower than 0.4 of COPY, or the lag's p99 above 50 ms.
 """
@@ -291,19 +293,24 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rate", type=int, default=15_000)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--following", action="store_true", help="only the bookings at a rate")
     chosen = parser.parse_args()
     with stores() as found:
         print(f"Python {platform.python_version()}, {chosen.rounds} rounds\n")
         print(
             "| | changes/s | writer µs | PostgreSQL µs | Valkey µs | |\n|---|---|---|---|---|---|"
         )
-        ratio = measure_catching_up(found, chosen.changes, chosen.rounds)
+        ratio = COPY_RATIO
+        if not chosen.following:
+            ratio = measure_catching_up(found, chosen.changes, chosen.rounds)
         runs = [follow(found, chosen.rate, chosen.seconds) for _ in range(chosen.rounds)]
         tails = sorted(quantiles(lags, n=100)[98] for _, lags, _ in runs)
         lag = f"lag p99 {median(tails):.0f} ms ({tails[0]:.0f} to {tails[-1]:.0f})"
+        lag += f", p50 {median(median(lags) for _, lags, _ in runs):.0f}"
         _row("following", runs[0][2], [spent for spent, _, _ in runs], lag)
     holds = ratio >= COPY_RATIO and median(tails) <= LAG_MS_MAX
-    print(f"\nAt least {COPY_RATIO} of COPY, at most {LAG_MS_MAX:.0f} ms:", end=" ")
+    catching_up = "" if chosen.following else f"at least {COPY_RATIO} of COPY, "
+    print(f"\nGoal: {catching_up}at most {LAG_MS_MAX:.0f} ms:", end=" ")
     print("holds." if holds else "DOES NOT HOLD.")
     return int(not holds)
 

@@ -19,7 +19,7 @@ _CHANGES_MAX = 4_096
 """With so many a commit is begun; by then its questions cost little beside its rows."""
 
 _BLOCK_MS = 500
-_LOOK_S = 0.005
+_LOOK_S = 0.01
 """So often it is looked, while lingering, whether something came that somebody waits for."""
 
 Raw = Mapping[int, Sequence[tuple[str, dict[str, str]]]]

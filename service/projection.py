@@ -11,7 +11,15 @@ from collections.abc import Sequence
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.columns import as_numbers, as_words, numbers, words
+from service.columns import (
+    as_numbers,
+    as_words,
+    numbers,
+    one_or_numbers,
+    one_or_words,
+    start_or_numbers,
+    words,
+)
 from service.errors import RefusedChangeError
 from service.keyed import kept, keyed_of
 from service.outbox import STATUS_AFTER, Change
@@ -23,8 +31,10 @@ _WAITING = {"waiting": 1, "promoted": -1, "left": -1}
 
 _USERS = (
     "WITH booked AS (INSERT INTO bookings (event_id, user_id, status, seq, updated_at, keyed)"  # noqa: S608  # only parameters' numbers
-    " SELECT event_id, user_id, status, seq, $1::timestamptz + after * interval '1 microsecond',"
-    f" coalesce(keyed, '') FROM (SELECT {as_numbers(2)} AS event_id, {as_words(3)} AS user_id"
+    " SELECT coalesce(event_id, $12::bigint), user_id, coalesce(status, $13::text),"
+    " coalesce(seq, $14::bigint + place), $1::timestamptz + after * interval '1 microsecond',"
+    " coalesce(keyed, '') FROM (SELECT generate_series(1, $15::bigint) AS place"
+    f", {as_numbers(2)} AS event_id, {as_words(3)} AS user_id"
     f", {as_words(4)} AS status, {as_numbers(5)} AS seq, {as_numbers(6)} AS after"
     f", {as_words(7)} AS keyed) AS changes"
     " ON CONFLICT (event_id, user_id) DO UPDATE SET status = excluded.status,"
@@ -86,26 +96,30 @@ class Projection:
         A change about an event that is not on record is refused.
         """
         latest = {(c.event_id, c.user_id): c for c in changes}
-        users = list(latest.values())
+        seqs, _, times, kinds, events, names, _ = zip(*latest.values(), strict=True)
         keyed = await self._keyed(changes)
-        first = min([c.at for c in users])
-        times: dict[int, int] = {c.event_id: c.at for c in changes if c.event_id is not None}
+        first = min(times)
+        newest: dict[int, int] = {c.event_id: c.at for c in changes if c.event_id is not None}
         tally = Counter([(c.event_id, c.kind) for c in changes])
+        event, each_event = one_or_numbers(events)
+        status, each_status = one_or_words([STATUS_AFTER[kind] for kind in kinds])
+        start, each_seq = start_or_numbers(seqs)
         done = await self._connection.fetch(
             _USERS,
             from_microseconds(first),
-            numbers([c.event_id for c in users]),
-            words([c.user_id or "" for c in users]),
-            words([STATUS_AFTER[c.kind] for c in users]),
-            numbers([c.seq for c in users]),
-            numbers([c.at - first for c in users]),
-            words([keyed.get(user, "") for user in latest] if keyed else [""] * len(users)),
-            list(times),
-            [sum(by * tally[event, kind] for kind, by in _SOLD.items()) for event in times],
-            [sum(by * tally[event, kind] for kind, by in _WAITING.items()) for event in times],
-            [from_microseconds(at) for at in times.values()],
+            each_event,
+            words([name or "" for name in names]),
+            each_status,
+            each_seq,
+            numbers([at - first for at in times]),
+            words([keyed.get(user, "") for user in latest]) if keyed else "",
+            list(newest),
+            [sum(by * tally[of, kind] for kind, by in _SOLD.items()) for of in newest],
+            [sum(by * tally[of, kind] for kind, by in _WAITING.items()) for of in newest],
+            [from_microseconds(at) for at in newest.values()],
+            *(event, status, start, len(latest)),
         )
-        if missing := sorted(set(times) - {row["id"] for row in done}):
+        if missing := sorted(set(newest) - {row["id"] for row in done}):
             msg = f"changes about events that are not on record: {missing}"
             raise RefusedChangeError(msg)
 

@@ -8,12 +8,20 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.columns import as_numbers, as_words, numbers, words
+from service.columns import (
+    as_numbers,
+    as_words,
+    numbers,
+    one_or_numbers,
+    one_or_words,
+    start_or_numbers,
+    words,
+)
 from service.errors import RefusedChangeError
 from service.letters import LetterRow, Letters
 from service.lineage import Epoch, Lineage, Position
@@ -64,15 +72,17 @@ _NOTHING: Mapping[int, Refused] = {}
 _HASH_BYTES = 32
 _JOURNAL = (
     "INSERT INTO journal (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"  # noqa: S608  # only parameters' numbers
-    " SELECT $1::integer, seq, epoch, $2::timestamptz + after * interval '1 microsecond', kind,"
-    " event_id, user_id, details, substring($3::bytea FROM (place * 32 - 31)::integer FOR 32)"
+    " SELECT $1::integer, coalesce(seq, $12::bigint + place), coalesce(epoch, $13::bigint),"
+    " $2::timestamptz + after * interval '1 microsecond', coalesce(kind, $14::text),"
+    " coalesce(event_id, $15::bigint), user_id, coalesce(details, $16::text),"
+    " substring($3::bytea FROM (place * 32 - 31)::integer FOR 32)"
     " FROM (SELECT generate_series(1, $4::bigint) AS place"
     f", {as_numbers(5)} AS seq, {as_numbers(6)} AS epoch, {as_numbers(7)} AS after"
     f", {as_words(8)} AS kind, {as_numbers(9)} AS event_id, {as_words(10)} AS user_id"
     f", {as_words(11)} AS details) AS changes"
 )
 _JOURNAL_AND_CURSOR = (
-    "WITH moved AS (UPDATE cursors SET epoch = $12, seq = $13, head = $14, updated_at = now()"  # noqa: S608  # only parameters' numbers
+    "WITH moved AS (UPDATE cursors SET epoch = $17, seq = $18, head = $19, updated_at = now()"  # noqa: S608  # only parameters' numbers
     " WHERE partition = $1) " + _JOURNAL
 )
 """Both in one question: a commit of a few changes costs what its questions cost."""
@@ -198,25 +208,31 @@ def _columns(
     partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
 ) -> tuple[object, ...]:
     """Return the parameters of `_JOURNAL`. Raises RefusedChangeError and OverflowError."""
-    times = [c.at for c in changes]
+    seqs, epochs, times, kinds, events, users, details = _transposed(changes)
     # PostgreSQL multiplies as a double does: a time since the first is exact for 285 years, one
     # since 1970 would not be for ever.
     first = min(times, default=0)
     from_microseconds(max(times, default=0))  # refused unless it can be read again
-    chained = b"".join([hashes[c.seq] for c in changes])
+    chained = b"".join([hashes[seq] for seq in seqs])
     if len(chained) != _HASH_BYTES * len(changes):
         msg = "a hash that is no SHA-256"
         raise RefusedChangeError(msg)
+    start, each_seq = start_or_numbers(seqs)
+    epoch, each_epoch = one_or_numbers(epochs)
+    kind, each_kind = one_or_words(kinds)
+    event, each_event = one_or_numbers(events)
+    detail, each_detail = one_or_words([text or "" for text in details])
     return (
         partition,
         from_microseconds(first),
         chained,
         len(changes),
-        numbers([c.seq for c in changes]),
-        numbers([c.epoch for c in changes]),
-        numbers([at - first for at in times]),
-        words([c.kind for c in changes]),
-        numbers([c.event_id for c in changes]),
-        words([c.user_id or "" for c in changes]),
-        words([c.details or "" for c in changes]),
+        *(each_seq, each_epoch, numbers([at - first for at in times]), each_kind, each_event),
+        *(words([user or "" for user in users]), each_detail),
+        *(start, epoch, kind, event, detail),
     )
+
+
+def _transposed(changes: Sequence[Change]) -> Sequence[Sequence[Any]]:
+    """Return changes by column, in the order of a change's fields."""
+    return tuple(zip(*changes, strict=True)) or ((),) * len(Change._fields)

@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     request_deadline_ms: int = Field(3_000, ge=500, le=60_000)
     """How long a request may wait: for Redis, then 503; for the record, then `pending`."""
 
-    linger_ms_max: int = Field(20, ge=0, le=1_000)
+    linger_ms_max: int = Field(25, ge=0, le=1_000)
     """How long a busy writer waits for more before it commits."""
 
     retained_bytes: Annotated[int, Field(ge=1 << 20)] = 256 << 20

@@ -124,6 +124,29 @@ class TestRecording:
         await eventually(told)
 
     @pytest.mark.usefixtures("writer")
+    async def test_each_row_has_the_seq_of_the_change_that_led_to_it(
+        self, engine: Engine, record: Record, valkey: Client
+    ) -> None:
+        """Whether seqs count up in a commit, as those of strangers do, or users change twice."""
+        event = await engine.initialize("Night", 200)
+        await asyncio.gather(*(engine.book(event.event_id, str(user)) for user in range(100)))
+        await eventually(lambda: is_recorded(record, valkey))
+        await asyncio.gather(
+            *(engine.cancel(event.event_id, str(user)) for user in range(0, 100, 3)),
+            *(engine.book(event.event_id, str(user)) for user in range(100, 150)),
+            *(engine.book(event.event_id, str(user)) for user in range(0, 100, 3)),
+        )
+        await eventually(lambda: is_recorded(record, valkey))
+        rows = await record.fetch("SELECT user_id, seq FROM bookings ORDER BY user_id")
+        last = await record.fetch(
+            "SELECT user_id, max(seq) AS seq FROM journal WHERE user_id IS NOT NULL"
+            " GROUP BY user_id ORDER BY user_id"
+        )
+        assert len(rows) == 150
+        assert rows == last
+        await check_record(record, valkey, event.event_id)
+
+    @pytest.mark.usefixtures("writer")
     async def test_every_user_id_that_may_ask_is_recorded(
         self, engine: Engine, record: Record, valkey: Client
     ) -> None:

@@ -98,7 +98,7 @@ async def test_what_comes_to_be_waited_for_ends_the_linger() -> None:
     stream.come(1.0, 1)
     stream.come(1.001, 2)
     stream.come(1.004, 3, awaited=True)
-    assert await commits(stream, 3) == [(1.0, [1]), (1.006, [2, 3])]
+    assert await commits(stream, 3) == [(1.0, [1]), (1.011, [2, 3])]
 
 
 async def test_a_full_load_does_not_linger() -> None:
