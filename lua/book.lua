@@ -67,7 +67,7 @@ for at = first, #argv, 3 do
     outcome = 'FROZEN'
   elseif event.capacity then
     local state, known_seq, turn, tail = nil, '0', 0, ''
-    if event.users[user] then
+    if event.users[user] ~= false then
       state, known_seq, turn, tail = user_of(event, user)
     end
     local position = 0
@@ -105,6 +105,7 @@ for at = first, #argv, 3 do
         local joined_turn = text(event.next_turn)
         tail, details = keep(tail, keyed, 'waiting', change_seq)
         set_user(event, user, 'waiting', change_seq, joined_turn, tail)
+        event.joined = event.joined or {}
         event.joined[#event.joined + 1] = joined_turn .. ' ' .. user
         event.next_turn = event.next_turn + 1
         kind = 'waiting'

@@ -100,8 +100,9 @@ local function position_now(event, state, turn)
     return 0
   end
   local position = position_of(event, turn) - (event.promoted or 0)
-  for at = 1, #event.left, 2 do
-    if tonumber(event.left[at]) < turn then
+  local left = event.left or {}
+  for at = 1, #left, 2 do
+    if tonumber(left[at]) < turn then
       position = position - 1
     end
   end
@@ -138,6 +139,7 @@ for at = first, #argv, 3 do
     else
       outcome = 'LEFT'
       local gap = text(turn)
+      event.left = event.left or {}
       event.left[#event.left + 1] = gap
       event.left[#event.left + 1] = gap
       change_seq = change('left', event, user, 'left_waiting_list', tail)

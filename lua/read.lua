@@ -58,8 +58,11 @@ for at = first, #argv, 2 do
     reply[said + 7] = event.shown[3]
     reply[said + 10] = '0'
     reply[said + 11] = '0'
-    if event.users[user] then
-      local state, known_seq, turn = user_of(event, user)
+    local state, known_seq, turn
+    if user ~= '' then
+      state, known_seq, turn = user_of(event, user)
+    end
+    if state then
       reply[said + 8] = state
       reply[said + 9] = known_seq
       if state == 'waiting' then

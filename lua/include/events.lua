@@ -4,7 +4,7 @@
 -- A user is the text that Redis holds, or will hold, and is taken apart only where there is one:
 -- most who book are strangers, and a table for each of them would cost more than their booking.
 
--- Returns one table per event. `capacity` is nil where Redis does not know the event (an event that
+-- Returns one table per event; `joined` and `left` come with the first who does. `capacity` is nil where Redis does not know the event (an event that
 -- is being loaded has no capacity yet, and so counts as absent).
 local function read_events(first_key, first_id, event_count)
   local events = {}
@@ -26,8 +26,6 @@ local function read_events(first_key, first_id, event_count)
       first_turn = next_turn,
       users = {},
       changed = {},
-      joined = {},
-      left = {},
       popped = 0,
     }
   end
@@ -38,6 +36,9 @@ end
 -- words of ARGV, the event's place and the user first; a user may be empty.
 local function read_users(events, first_item, stride)
   local argv = ARGV
+  if #events * stride > #argv - first_item then
+    return -- each item has an event of its own: `user_of` looks when it comes to it
+  end
   local asked = {}
   for i = 1, #events do
     asked[i] = {}
@@ -124,15 +125,15 @@ local function write_event(event, now)
       text(event.waiting), 'next_turn', text(event.next_turn), 'updated_at', now)
   end
   redis.call('HSET', event.users_key, unpack(event.changed))
-  if event.waiting == 0 and (event.popped > 0 or #event.left > 0) then
+  if event.waiting == 0 and (event.popped > 0 or event.left) then
     -- Nobody waits any more, so every element left in the list is one of somebody who has gone.
     redis.call('UNLINK', event.waiting_list_key, event.gaps_key)
     return
   end
-  if #event.joined > 0 then
+  if event.joined then
     redis.call('RPUSH', event.waiting_list_key, unpack(event.joined))
   end
-  if #event.left > 0 then
+  if event.left then
     redis.call('ZADD', event.gaps_key, unpack(event.left))
   end
   if event.popped > 0 then

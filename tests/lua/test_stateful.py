@@ -312,7 +312,7 @@ MUTANTS = {
         "position_of",
     ),
     "an empty list is kept": Mutation(
-        "cancel", "event.waiting == 0 and (event.popped > 0 or #event.left > 0)", "false"
+        "cancel", "event.waiting == 0 and (event.popped > 0 or event.left)", "false"
     ),
     "meta's seq stands still": Mutation(
         "cancel", "redis.call('HSET', meta_key, 'seq', text(seq))", ""
