@@ -126,7 +126,8 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with worker:
-            spare_the_collector()
+            gc.collect()
+            gc.freeze()
             yield
         metrics.flush()
 
@@ -200,8 +201,8 @@ def run_writer(settings: Settings) -> None:
 def spare_the_collector() -> None:
     """Have the cyclic collector pass by what the process has loaded, and look less often.
 
-    Commits and answers make thousands of tuples, and no cycles: by itself the collector would look
-    for some every few dozen requests.
+    A commit makes thousands of tuples, and no cycles: by itself the collector would walk through
+    all modules every few commits.
     """
     gc.collect()
     gc.freeze()
