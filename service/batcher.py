@@ -92,6 +92,15 @@ class Batcher(Generic[Item, Result]):
             self._shared[item] = everybody
         everybody.append(receive)
 
+    def behind_s(self, now: float) -> float:
+        """Return how long the oldest item has waited, 0 where all fit into the next call.
+
+        `now` is of the loop's clock. Whoever fits waits for a store, not for too many others.
+        """
+        if len(self._queue) <= self._items_max:
+            return 0.0
+        return now - self._queue[0][2] + self._deadline_s
+
     @property
     def waiting(self) -> int:
         """How many items wait to be sent."""

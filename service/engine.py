@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from service.admission import BOOK, CANCEL, READ, Admission
 from service.batcher import Expired, Receiver, WaitingRoomFull
 from service.errors import Problem
 from service.keys import partition_of
@@ -52,11 +53,13 @@ class Engine:
         watermarks: Watermarks,
         durability: Durability,
         note: Callable[[int, Position], None],
+        admission: Admission,
     ) -> None:
         """Take the partitions in order, and the bounds of their lanes.
 
         `durability` is the least that an answer to a change waits for.
         `note` is told the partition and the position of every change that is answered.
+        `admission` is asked before anything is submitted.
         """
         self._partitions = partitions
         self._ledgers = ledgers
@@ -65,6 +68,9 @@ class Engine:
         self._deadline_s = bounds.deadline_s
         self._note = note
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
+        self.admission = admission
+        for lanes in self._lanes:
+            admission.watch(lanes.read, lanes.book, lanes.cancel)
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
         self._vouching = [
             Vouching(
@@ -98,8 +104,7 @@ class Engine:
         durability that this one answer should wait for, where that is more.
         """
         deadline, asked = self.deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
-        lanes = self._of(event_id)
-        booking = await self._known(event_id, lambda: lanes.book.submit(asked))
+        booking = await self._known(event_id, lambda: self._for(BOOK, event_id).book.submit(asked))
         return await self._given(event_id, booking, deadline, awaited=asked.awaited)
 
     async def cancel(
@@ -107,8 +112,7 @@ class Engine:
     ) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
         deadline, asked = self.deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
-        lanes = self._of(event_id)
-        done = await self._known(event_id, lambda: lanes.cancel.submit(asked))
+        done = await self._known(event_id, lambda: self._for(CANCEL, event_id).cancel.submit(asked))
         if done is None:
             raise Problem("not_booked")
         return await self._given(event_id, done, deadline, awaited=asked.awaited)
@@ -122,7 +126,7 @@ class Engine:
         the answer is `awaited`, for `submit_recorded`. Raises WaitingRoomFull; `receive` may get a
         Problem, or Expired.
         """
-        self._of(event_id).book.hand(Asked(event_id, user_id, awaited), receive)
+        self._for(BOOK, event_id).book.hand(Asked(event_id, user_id, awaited), receive)
 
     def submit_cancel(
         self,
@@ -133,7 +137,8 @@ class Engine:
         awaited: bool,
     ) -> None:
         """Cancel likewise; None is `not_booked`."""
-        self._of(event_id).cancel.hand(Asked(event_id, user_id, awaited), receive)
+        asked = Asked(event_id, user_id, awaited)
+        self._for(CANCEL, event_id).cancel.hand(asked, receive)
 
     def submit_look(
         self,
@@ -146,7 +151,7 @@ class Engine:
         Whoever asks the same before it is sent shares the result. `Missed` is for `event` and
         `user`; a user's position is for `given`. Raises as `submit_book`.
         """
-        self._of(event_id).read.share((event_id, user_id), receive)
+        self._for(READ, event_id).read.share((event_id, user_id), receive)
 
     def submit_recorded(
         self,
@@ -210,6 +215,8 @@ class Engine:
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
+        if self.admission.refuses(BOOK):
+            raise Problem("overloaded")
         deadline, awaited = self.deadline(), self.awaits(prefer)
         for _ in range(_DRAWS_MAX):
             try:
@@ -231,6 +238,13 @@ class Engine:
 
     def _of(self, event_id: int) -> Lanes:
         return self._lanes[partition_of(event_id, len(self._lanes))]
+
+    def _for(self, kind: int, event_id: int) -> Lanes:
+        """Return an event's lanes to whom they are open. Raises WaitingRoomFull."""
+        number = partition_of(event_id, len(self._lanes))
+        if self.admission.refuses_at(kind, number):
+            raise WaitingRoomFull
+        return self._lanes[number]
 
     def deadline(self) -> float:
         """Return when a request that comes now has to be answered, of the loop's clock."""
@@ -273,8 +287,8 @@ class Engine:
         return "recorded"
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:
-        lanes = self._of(event_id)
-        return await self._known(event_id, lambda: lanes.read.submit((event_id, user_id)))
+        asked = (event_id, user_id)
+        return await self._known(event_id, lambda: self._for(READ, event_id).read.submit(asked))
 
     async def _known(
         self, event_id: int, submit: Callable[[], asyncio.Future[Result | Missed]]
