@@ -23,7 +23,7 @@ _GET = re.compile(
 ).fullmatch
 _STATUS, _USER = (READ, "/status/{event_id}"), (READ, "/events/{event_id}/users/{user_id}")
 _KINDS = {b"/book": BOOK, b"/cancel": CANCEL}
-_TELLING = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"connection"})
+_TELLING = frozenset({b"transfer-encoding", b"expect", b"upgrade"})
 _FIELDS_BYTES_MAX = 2 << 10
 _KNOWN_MAX = 256
 

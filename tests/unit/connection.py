@@ -9,10 +9,14 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from service.admission import Admission
 from service.heads import Headers
 from service.hot_exchange import Connection, Exchange
 from service.hot_http1 import HotHttp1, hot_http1
 from service.hot_path import Book, HotPath
+from service.metrics import Metrics
+from service.shedding import Shedding
+from service.stopwatch import Durations
 
 EARLY = "/early"
 """What is asked for here is answered without a look at its body."""
@@ -74,6 +78,10 @@ class Shown(HotPath):
         """Take what is shown, or leave all of it to the application."""
         self._takes = takes
         self._always = (None, b"")
+        self.admission = Admission(0.02)
+        self.metrics = Metrics()
+        self.durations = Durations(self.metrics)
+        self.shedding = Shedding(self.admission, self.durations)
         self.taken: list[tuple[bytes, dict[bytes, bytes], bytes]] = []
         self.exchanges: list[Exchange] = []
 

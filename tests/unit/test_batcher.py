@@ -397,3 +397,22 @@ async def test_a_send_that_is_cancelled_strands_nobody() -> None:
         results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results[0], Exception)
     assert results[1] == "B"
+
+
+async def test_only_who_does_not_fit_into_the_next_call_is_behind() -> None:
+    """Those who fit wait for the store; beyond that it is the oldest that tells."""
+    sender, loop = Sender(), asyncio.get_running_loop()
+    batch = batcher(sender, items_max=2)
+    futures = [batch.submit("a")]
+    calls = [await sender.next()]
+    before = loop.time()
+    futures += [batch.submit(item) for item in "bc"]
+    assert batch.behind_s(before + 1.0) == 0.0
+    futures.append(batch.submit("d"))
+    assert batch.behind_s(before + 1.0) == pytest.approx(1.0, abs=0.5)
+    calls[0].answer()
+    calls.append(await sender.next())
+    assert batch.behind_s(before + 1.0) == 0.0
+    calls[1].answer()
+    (await sender.next()).answer()
+    assert await asyncio.gather(*futures) == ["A", "B", "C", "D"]
