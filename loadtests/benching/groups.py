@@ -48,9 +48,7 @@ def _evalsha() -> Variant:
 
 
 def _at_1024(name: str, prefer: str = "") -> Variant:
-    return Book(
-        name, connections=1_024, deployment="patient", prefer=prefer, counts_statuses=True
-    )
+    return Book(name, connections=1_024, deployment="patient", prefer=prefer, counts_statuses=True)
 
 
 GROUPS: Sequence[Group] = (
