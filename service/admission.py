@@ -1,8 +1,8 @@
-"""Whom a worker lets in while more comes than it can do: decided by age, not by length.
+"""Whom a worker lets in while more comes than it can do: decided by time, not by length.
 
 Knows nothing of HTTP, of tickets or of Redis. Two delays are watched: how long a turn of the loop
-has gone on, for who comes late in it had to wait for all before it; and how long the oldest item
-waits in a queue. A delay above its target for `STANDS_S` without a break stands (a burst does not):
+has gone on, for who comes late in it had to wait for all before it; and how long who comes now will
+wait in a queue. A delay above its target for `STANDS_S` without a break stands (a burst does not):
 from then on whoever comes while it is above the target is refused, until nobody had to be for as
 long. Reads are refused at half of the target and wherever bookings are, bookings at the target,
 cancellations never. Nothing here has an effect on what was let in.
@@ -27,7 +27,7 @@ class Queue(Protocol):
     """Where requests wait."""
 
     def behind_s(self, now: float) -> float:
-        """Return how long the oldest has waited, 0 where all that wait will leave together."""
+        """Return how long who comes now will wait for others, 0 where all will leave together."""
 
 
 class Admission:
@@ -168,7 +168,7 @@ class _Partition(_Place):
         self._reads, self._books, self._cancels = read, book, cancel
 
     def look(self, now: float) -> None:
-        """Take note of how long the oldest have waited."""
+        """Take note of how long they make wait."""
         self.saw(*self._delays(now), now)
 
     def refuses(self, kind: int, now: float) -> bool:  # type: ignore[override]

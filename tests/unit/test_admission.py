@@ -1,6 +1,8 @@
 """Who is refused while more comes than a worker can do, and who is not."""
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -160,3 +162,78 @@ async def test_who_was_refused_first_in_a_turn_was_not_the_last() -> None:
     assert not door.admission.refuses(CANCEL)
     door.all_wait(0.0)
     assert door.admission.refuses(BOOK)
+
+
+STEP_S = 0.001
+CALL_STEPS = 6
+CALL_ITEMS = 128
+CALL_S = CALL_STEPS * STEP_S
+CAPACITY = CALL_ITEMS / CALL_S
+
+
+@dataclass
+class Sale:
+    """A lane in front of a store that takes a call's worth at a time, and a crowd, in steps."""
+
+    rate: float
+    until: float
+    steady_from: float = 0.5
+    now: float = 0.0
+    took_at: float = 0.0
+    waiting: deque[float] = field(default_factory=deque)
+    waited: list[float] = field(default_factory=list)
+    refused: int = 0
+
+    def behind_s(self, now: float) -> float:
+        """As a batcher has it."""
+        calls = len(self.waiting) / CALL_ITEMS
+        return calls * max(CALL_S, now - self.took_at) if calls > 1 else 0.0
+
+    async def held(self) -> "Sale":
+        """Let the crowd come at its rate; a refusal costs nothing here."""
+        due, step, call_ends = 0.0, 0, 0
+        admission = Admission(TARGET_S, lambda: self.now)
+        admission.watch(Line(), self, Line())
+        while self.now < self.until:
+            due += self.rate * STEP_S
+            while due >= 1:
+                due -= 1
+                if admission.refuses(BOOK):
+                    self.refused += self.now >= self.steady_from
+                else:
+                    self.waiting.append(self.now)
+            if step >= call_ends and self.waiting:
+                call_ends = step + CALL_STEPS
+                self.took_at = self.now
+                for _ in range(min(CALL_ITEMS, len(self.waiting))):
+                    came = self.waiting.popleft()
+                    if self.now >= self.steady_from:
+                        self.waited.append(call_ends * STEP_S - came)
+            await asyncio.sleep(0)
+            step += 1
+            self.now = step * STEP_S
+        return self
+
+    @property
+    def goodput(self) -> float:
+        """What was served, of what can be."""
+        return len(self.waited) / (self.until - self.steady_from) / CAPACITY
+
+
+@pytest.mark.parametrize("times", [1.2, 2.0, 5.0])
+async def test_at_more_than_the_capacity_the_store_stays_busy_and_nobody_waits_long(
+    times: float,
+) -> None:
+    """All that can be served is served, each soon after he came; the rest is refused at once."""
+    sale = await Sale(times * CAPACITY, until=2.0).held()
+    assert sale.goodput >= 0.95
+    assert max(sale.waited) <= TARGET_S + 3 * CALL_S
+    share = sale.refused / (sale.refused + len(sale.waited))
+    assert share == pytest.approx(1 - 1 / times, abs=0.05)
+
+
+async def test_below_the_capacity_nobody_is_refused() -> None:
+    """At 95 of 100."""
+    sale = await Sale(0.95 * CAPACITY, until=2.0, steady_from=0.0).held()
+    assert sale.refused == 0
+    assert sale.goodput == pytest.approx(0.95, abs=0.02)
