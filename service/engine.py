@@ -12,10 +12,10 @@ from functools import partial
 from typing import TypeVar
 
 from service.admission import BOOK, CANCEL, READ, Admission
-from service.batcher import Expired, Receiver, WaitingRoomFull
+from service.batcher import Receiver, WaitingRoomFull
 from service.errors import Problem
 from service.keys import partition_of
-from service.lanes import Asked, Bounds, Lanes
+from service.lanes import Asked, Bounds, Lanes, answered
 from service.ledger import UNAVAILABLE, LedgerPool
 from service.lineage import Position
 from service.loader import Loader
@@ -66,9 +66,8 @@ class Engine:
         self._watermarks = watermarks
         self._durability = durability
         self._deadline_s = bounds.deadline_s
-        self._note = note
+        self._note, self.admission = note, admission
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
-        self.admission = admission
         for lanes in self._lanes:
             admission.watch(lanes.read, lanes.book, lanes.cancel)
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
@@ -137,8 +136,7 @@ class Engine:
         awaited: bool,
     ) -> None:
         """Cancel likewise; None is `not_booked`."""
-        asked = Asked(event_id, user_id, awaited)
-        self._for(CANCEL, event_id).cancel.hand(asked, receive)
+        self._for(CANCEL, event_id).cancel.hand(Asked(event_id, user_id, awaited), receive)
 
     def submit_look(
         self,
@@ -224,8 +222,9 @@ class Engine:
                     event_id = await ledger.draw_event(name, capacity)
             except UNAVAILABLE as error:
                 raise Problem("unavailable") from error
-            submit = partial(self._of(event_id).open.submit, (event_id, name, capacity, awaited))
-            opened = await _answered(submit)
+            lanes = self._lanes[partition_of(event_id, len(self._lanes))]
+            submit = partial(lanes.open.submit, (event_id, name, capacity, awaited))
+            opened = await answered(submit)
             if opened is not None:
                 return await self._given(event_id, opened, deadline, awaited=awaited)
         raise Problem("unavailable", "No id was free.")
@@ -235,9 +234,6 @@ class Engine:
         for partition in self._partitions:
             deadline = asyncio.get_running_loop().time() + 1.0
             await partition.ask("read", [partition.keys.meta], [0], deadline)
-
-    def _of(self, event_id: int) -> Lanes:
-        return self._lanes[partition_of(event_id, len(self._lanes))]
 
     def _for(self, kind: int, event_id: int) -> Lanes:
         """Return an event's lanes to whom they are open. Raises WaitingRoomFull."""
@@ -297,18 +293,8 @@ class Engine:
         loader = self._loaders[partition_of(event_id, len(self._loaders))]
         deadline = self.deadline()
         for _ in range(_LOADS_MAX):
-            result = await _answered(submit)
+            result = await answered(submit)
             if not isinstance(result, Missed):
                 return result
             await loader.load(event_id, result.at, deadline)
         raise Problem("unavailable", "The event could not be loaded.")
-
-
-async def _answered(submit: Callable[[], asyncio.Future[Result]]) -> Result:
-    """Submit, and put the batcher's refusals in the edge's words."""
-    try:
-        return await submit()
-    except WaitingRoomFull:
-        raise Problem("overloaded") from None
-    except Expired:
-        raise Problem("unavailable") from None

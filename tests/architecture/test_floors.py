@@ -18,7 +18,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tools",
-        "logs slots tallies metrics witness scripts admission batcher wire migrations processes rundir",
+        """logs slots tallies metrics witness scripts admission batcher wire migrations processes
+        rundir""",
     ),
     (
         "stores",

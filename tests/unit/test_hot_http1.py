@@ -221,7 +221,7 @@ async def test_other_lines_over_the_same_fields_are_known(crowded: Line) -> None
         await crowded.send([(GET + b"\r\n").replace(b"/status/7", path)])
     assert crowded.statuses == [503, 503, 200, 503, 503, 503]
     assert crowded.asked == []
-    crowded.hot.durations.flush()
+    crowded.hot.metrics.flush()
     counted = crowded.hot.metrics.problems.labels("overloaded")
     assert counted._value.get() == 3
     await crowded.hang_up()
