@@ -432,6 +432,7 @@ async def test_how_long_a_call_lasts_is_learnt_while_items_wait(
     futures += [batch.submit("b") for _ in range(50)]
     for _ in range(40):
         call = await sender.next()
+        assert batch.behind_s(now) <= batch.waiting * 0.011
         now += 0.01
         call.answer()
     call = await sender.next()
