@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import documentation, ledger, room
+from service.admission import Admission
 from service.assurance import sound
 from service.bodies import problem_answer
 from service.engine import Engine
@@ -100,6 +101,7 @@ class Worker:
             watermarks,
             settings.durability,
             self._witness.note,
+            Admission(settings.standing_wait_ms_max / 1000, time.monotonic),
         )
         self.look = partial(look, self._redis, self._ledgers, settings.partitions)
 

@@ -7,6 +7,7 @@ not disturb its neighbours, and its effect may still have happened.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -64,6 +65,8 @@ class Batcher(Generic[Item, Result]):
         self._deadline_s = deadline_s
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._shared: dict[Item, _Everybody[Result]] = {}
+        # When the last call took its items, whether it left some, and how long such a call lasts.
+        self._took_at, self._left_some, self._call_s = -math.inf, False, 0.0
         self._runner: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -91,6 +94,15 @@ class Batcher(Generic[Item, Result]):
             self._enqueue(item, everybody)
             self._shared[item] = everybody
         everybody.append(receive)
+
+    def behind_s(self, now: float) -> float:
+        """Return how long who comes now will wait for those before, 0 where the next call has room.
+
+        `now` is of the loop's clock. Whoever fits waits for a store, not for too many others. How
+        old the oldest is does not tell: at five times the speed, five times as many came since.
+        """
+        calls = len(self._queue) / self._items_max
+        return calls * max(self._call_s, now - self._took_at) if calls > 1 else 0.0
 
     @property
     def waiting(self) -> int:
@@ -146,7 +158,16 @@ class Batcher(Generic[Item, Result]):
                 batch.append(entry)
             if self._shared:
                 self._shared.pop(entry[0], None)
+        if batch:
+            self._note_taken()
         return batch
+
+    def _note_taken(self) -> None:
+        """Learn how long a call lasts, from two that follow each other without a pause."""
+        now = asyncio.get_running_loop().time()
+        if self._left_some:
+            self._call_s += (now - self._took_at - self._call_s) / 4
+        self._took_at, self._left_some = now, bool(self._queue)
 
     @staticmethod
     def _deliver(

@@ -18,7 +18,9 @@ from service.models import Request as RequestModel
 
 Body = TypeVar("Body", bound=RequestModel)
 
-_RETRY_AFTER_S = (1, 3)
+RETRY_AFTER_S = (1, 2, 3)
+"""One of these is told to whoever may come again later."""
+
 _ERRORS_MAX = 20
 
 
@@ -90,8 +92,13 @@ def answer(
     )
 
 
-def problem_answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Encode a problem as RFC 9457; what may be repeated later says when, with jitter."""
+def problem_answer(
+    problem: Problem, headers: Mapping[str, str] | None = None, *, retry_after_s: int = 0
+) -> Response:
+    """Encode a problem as RFC 9457; what may be repeated later says when, with jitter.
+
+    `retry_after_s`: when, where that is not left to chance.
+    """
     body: dict[str, Any] = {
         "type": f"/problems/{problem.code}",
         "title": problem.type.title,
@@ -104,7 +111,7 @@ def problem_answer(problem: Problem, headers: Mapping[str, str] | None = None) -
         body["errors"] = list(problem.errors)
     extra = dict(headers or {})
     if problem.type.status == 503:
-        extra["Retry-After"] = str(random.randint(*_RETRY_AFTER_S))  # jitter
+        extra["Retry-After"] = str(retry_after_s or random.choice(RETRY_AFTER_S))  # jitter
     if problem.type.status == 413:
         # The rest of the body is not read, so nothing else can come on this connection.
         extra["Connection"] = "close"

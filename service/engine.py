@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from service.batcher import Expired, Receiver, WaitingRoomFull
+from service.admission import BOOK, CANCEL, READ, Admission
+from service.batcher import Receiver, WaitingRoomFull
 from service.errors import Problem
 from service.keys import partition_of
-from service.lanes import Asked, Bounds, Lanes
+from service.lanes import Asked, Bounds, Lanes, answered
 from service.ledger import UNAVAILABLE, LedgerPool
 from service.lineage import Position
 from service.loader import Loader
@@ -52,19 +53,23 @@ class Engine:
         watermarks: Watermarks,
         durability: Durability,
         note: Callable[[int, Position], None],
+        admission: Admission,
     ) -> None:
         """Take the partitions in order, and the bounds of their lanes.
 
         `durability` is the least that an answer to a change waits for.
         `note` is told the partition and the position of every change that is answered.
+        `admission` is asked before anything is submitted.
         """
         self._partitions = partitions
         self._ledgers = ledgers
         self._watermarks = watermarks
         self._durability = durability
         self._deadline_s = bounds.deadline_s
-        self._note = note
+        self._note, self.admission = note, admission
         self._lanes = [Lanes(partition, bounds, metrics) for partition in partitions]
+        for lanes in self._lanes:
+            admission.watch(lanes.read, lanes.book, lanes.cancel)
         self._loaders = [Loader(partition, ledgers) for partition in partitions]
         self._vouching = [
             Vouching(
@@ -98,8 +103,7 @@ class Engine:
         durability that this one answer should wait for, where that is more.
         """
         deadline, asked = self.deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
-        lanes = self._of(event_id)
-        booking = await self._known(event_id, lambda: lanes.book.submit(asked))
+        booking = await self._known(event_id, lambda: self._for(BOOK, event_id).book.submit(asked))
         return await self._given(event_id, booking, deadline, awaited=asked.awaited)
 
     async def cancel(
@@ -107,8 +111,7 @@ class Engine:
     ) -> Cancellation:
         """Give the ticket back or leave the waiting list. Raises Problem `not_booked`."""
         deadline, asked = self.deadline(), Asked(event_id, user_id, self.awaits(prefer), keyed)
-        lanes = self._of(event_id)
-        done = await self._known(event_id, lambda: lanes.cancel.submit(asked))
+        done = await self._known(event_id, lambda: self._for(CANCEL, event_id).cancel.submit(asked))
         if done is None:
             raise Problem("not_booked")
         return await self._given(event_id, done, deadline, awaited=asked.awaited)
@@ -122,7 +125,7 @@ class Engine:
         the answer is `awaited`, for `submit_recorded`. Raises WaitingRoomFull; `receive` may get a
         Problem, or Expired.
         """
-        self._of(event_id).book.hand(Asked(event_id, user_id, awaited), receive)
+        self._for(BOOK, event_id).book.hand(Asked(event_id, user_id, awaited), receive)
 
     def submit_cancel(
         self,
@@ -133,7 +136,7 @@ class Engine:
         awaited: bool,
     ) -> None:
         """Cancel likewise; None is `not_booked`."""
-        self._of(event_id).cancel.hand(Asked(event_id, user_id, awaited), receive)
+        self._for(CANCEL, event_id).cancel.hand(Asked(event_id, user_id, awaited), receive)
 
     def submit_look(
         self,
@@ -146,7 +149,7 @@ class Engine:
         Whoever asks the same before it is sent shares the result. `Missed` is for `event` and
         `user`; a user's position is for `given`. Raises as `submit_book`.
         """
-        self._of(event_id).read.share((event_id, user_id), receive)
+        self._for(READ, event_id).read.share((event_id, user_id), receive)
 
     def submit_recorded(
         self,
@@ -210,6 +213,8 @@ class Engine:
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
+        if self.admission.refuses(BOOK):
+            raise Problem("overloaded")
         deadline, awaited = self.deadline(), self.awaits(prefer)
         for _ in range(_DRAWS_MAX):
             try:
@@ -217,8 +222,9 @@ class Engine:
                     event_id = await ledger.draw_event(name, capacity)
             except UNAVAILABLE as error:
                 raise Problem("unavailable") from error
-            submit = partial(self._of(event_id).open.submit, (event_id, name, capacity, awaited))
-            opened = await _answered(submit)
+            lanes = self._lanes[partition_of(event_id, len(self._lanes))]
+            submit = partial(lanes.open.submit, (event_id, name, capacity, awaited))
+            opened = await answered(submit)
             if opened is not None:
                 return await self._given(event_id, opened, deadline, awaited=awaited)
         raise Problem("unavailable", "No id was free.")
@@ -229,8 +235,12 @@ class Engine:
             deadline = asyncio.get_running_loop().time() + 1.0
             await partition.ask("read", [partition.keys.meta], [0], deadline)
 
-    def _of(self, event_id: int) -> Lanes:
-        return self._lanes[partition_of(event_id, len(self._lanes))]
+    def _for(self, kind: int, event_id: int) -> Lanes:
+        """Return an event's lanes to whom they are open. Raises WaitingRoomFull."""
+        number = partition_of(event_id, len(self._lanes))
+        if self.admission.refuses_at(kind, number):
+            raise WaitingRoomFull
+        return self._lanes[number]
 
     def deadline(self) -> float:
         """Return when a request that comes now has to be answered, of the loop's clock."""
@@ -273,8 +283,8 @@ class Engine:
         return "recorded"
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:
-        lanes = self._of(event_id)
-        return await self._known(event_id, lambda: lanes.read.submit((event_id, user_id)))
+        asked = (event_id, user_id)
+        return await self._known(event_id, lambda: self._for(READ, event_id).read.submit(asked))
 
     async def _known(
         self, event_id: int, submit: Callable[[], asyncio.Future[Result | Missed]]
@@ -283,18 +293,8 @@ class Engine:
         loader = self._loaders[partition_of(event_id, len(self._loaders))]
         deadline = self.deadline()
         for _ in range(_LOADS_MAX):
-            result = await _answered(submit)
+            result = await answered(submit)
             if not isinstance(result, Missed):
                 return result
             await loader.load(event_id, result.at, deadline)
         raise Problem("unavailable", "The event could not be loaded.")
-
-
-async def _answered(submit: Callable[[], asyncio.Future[Result]]) -> Result:
-    """Submit, and put the batcher's refusals in the edge's words."""
-    try:
-        return await submit()
-    except WaitingRoomFull:
-        raise Problem("overloaded") from None
-    except Expired:
-        raise Problem("unavailable") from None

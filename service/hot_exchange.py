@@ -21,6 +21,7 @@ from service.heads import header_lines
 from service.hot_answers import HANG_UP
 from service.metrics import Metrics
 from service.results import Missed
+from service.shedding import Shedding
 
 log = structlog.stdlib.get_logger("onsale")
 
@@ -40,6 +41,7 @@ class Surroundings:
         self.engine = engine
         self.metrics = metrics
         self.durations = metrics.request_durations
+        self.shedding = Shedding(engine.admission, metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, task: "asyncio.Task[None]") -> None:
@@ -111,7 +113,12 @@ class Exchange:
             if not self._submit():
                 self._go_on()
         except WaitingRoomFull:
-            asyncio.get_running_loop().call_soon(self._refuse, Problem("overloaded"))
+            return self.turned_away()
+        return self
+
+    def turned_away(self) -> "Exchange":
+        """Ask nobody: there are too many."""
+        asyncio.get_running_loop().call_soon(self._shed)
         return self
 
     def _settle(self, result: Any) -> None:
@@ -148,6 +155,14 @@ class Exchange:
     def _fail(self, error: BaseException) -> None:
         log.error("request failed", method=self.method, path=self.route, exc_info=error)
         self._write_response(problem_answer(Problem("internal_error")))
+
+    def _shed(self) -> None:
+        if not self.keep_alive:
+            self._refuse(Problem("overloaded"))
+            return
+        rest = self._hot.shedding.rest(self.route)
+        if not self.disconnected:
+            self._connection.answer(self, 503, rest)
 
     @property
     def _last(self) -> str:

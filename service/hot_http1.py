@@ -26,6 +26,40 @@ class HotHttp1(Http1):
         super().__init__(*args, **kwargs)
         self._held: list[bytes] | None = None
         self._head: Headers = ()
+        self._unknown = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Read a segment, unless it is a request that can be refused without."""
+        if not (self.hot.shedding.admission.sheds and self._is_refused(data)):
+            super().data_received(data)
+            if self._unknown:
+                self._unknown = b""
+
+    def _is_refused(self, data: bytes) -> bool:
+        """Whether a segment was one request, and is answered: there are too many.
+
+        The parser, which stands between two requests, need not hear of one in which it would find
+        nothing new: 12 µs instead of 25.
+        """
+        if (
+            self._part
+            or self._owes
+            or self.has_ahead
+            or self.flow.write_paused
+            or self._refused
+            or self.transport.is_closing()
+        ):
+            return False
+        rest = self.hot.shedding.refused(data)
+        if not rest:
+            if rest is None:
+                self._unknown = data
+            return False
+        always = self.hot.always(self.server_state.default_headers)
+        self.transport.write(b"%b%b%b" % (STATUS_LINE[503], always, rest))
+        self.server_state.total_requests += 1
+        self._patience.begin(self.timeout_keep_alive)
+        return True
 
     def _read(self, data: bytes | memoryview) -> None:
         super()._read(data)
@@ -60,6 +94,8 @@ class HotHttp1(Http1):
             else:
                 self._held = None
                 exchange.keep_alive = self.parser.should_keep_alive()
+                if self._unknown and exchange.keep_alive:
+                    self.hot.shedding.learn(self._unknown, self._head, len(body))
                 self.cycle = exchange  # type: ignore[assignment]
         super().on_message_complete()
 

@@ -23,6 +23,7 @@ from service.hot_reads import BEGINNINGS, read_of
 from service.metrics import Metrics
 from service.models import BODY_BYTES_MAX, ID_MAX, USER_ID, EventId, Quantity, Request
 from service.results import Booking, Cancellation, Reached
+from service.shedding import kind_of
 
 _JSON = b"application/json"
 _UNUSUAL = frozenset({b"idempotency-key", b"transfer-encoding", b"expect", b"upgrade"})
@@ -183,6 +184,8 @@ class HotPath(Surroundings):
                 prefer = "recorded"
         if not is_json or len(body) > BODY_BYTES_MAX:
             return None
+        if self.shedding.admission.refuses(kind_of(url)):
+            return kind(self, connection, 0, "", "").turned_away()
         try:
             asked = kind.model.model_validate_json(body)
         except ValidationError:

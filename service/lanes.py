@@ -4,6 +4,7 @@ One lane per script and partition, with one call in flight. Whoever arrives mean
 next call, so that each answer is of a call that was sent after its request came.
 """
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 
-from service.batcher import Batcher
+from service.batcher import Batcher, Expired, WaitingRoomFull
 from service.errors import Problem
 from service.keys import event_keys
 from service.lineage import Position
@@ -264,6 +265,16 @@ class Lanes:
                 keys += event_keys(self._partition.number, event_id)
             found += (place, *words)
         return keys, [len(places), *places, *found]
+
+
+async def answered(submit: Callable[[], asyncio.Future[Result]]) -> Result:
+    """Submit, and put the batcher's refusals in the edge's words."""
+    try:
+        return await submit()
+    except WaitingRoomFull:
+        raise Problem("overloaded") from None
+    except Expired:
+        raise Problem("unavailable") from None
 
 
 def _stride(words: Sequence[str], length: int) -> list[tuple[str, ...]]:

@@ -10,9 +10,16 @@ import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+import structlog
+
 from service.health import ask
 
+log = structlog.stdlib.get_logger("onsale")
+
 BACKLOG = 2048
+_FILES_USUAL = 10_200
+"""Open files, of the system's hard limit, for ten thousand connections and all else."""
+
 READY_SECONDS = 1.0
 """How long one question may take; a connection that no worker accepts yet just waits."""
 
@@ -55,6 +62,8 @@ def allow_connections() -> None:
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if 0 <= most < _FILES_USUAL:
+        log.warning("few connections can be held", open_files_max=most, usual=_FILES_USUAL)
 
 
 def http_url(listener: socket.socket) -> str:

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.values import MultiProcessValue
 
 from service.slots import lock_slot, take_slot
-from service.tallies import Tally
+from service.tallies import Count, Tally
 
 log = structlog.stdlib.get_logger("onsale.metrics")
 
@@ -129,6 +129,7 @@ class Metrics:
         self.call_durations = Tally(self.calls, _CALL_S)
         self.batch_sizes = Tally(self.batch_items, _ITEMS)
         self.recorded_wait_durations = Tally(self.recorded_waits, REQUEST_S)
+        self.problem_counts = Count(self.problems)
 
     def flush(self) -> None:
         """Hand on what is counted aside, for whoever looks now."""
@@ -137,6 +138,7 @@ class Metrics:
             self.call_durations,
             self.batch_sizes,
             self.recorded_wait_durations,
+            self.problem_counts,
         ):
             tally.flush()
 

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     request_deadline_ms: int = Field(3_000, ge=500, le=60_000)
     """How long a request may wait: for Redis, then 503; for the record, then `pending`."""
 
+    standing_wait_ms_max: int = Field(1_000, ge=5, le=60_000)
+    """How long bookings may stand waiting for others, reads half as long; then new ones get 503."""
+
     linger_ms_max: int = Field(25, ge=0, le=1_000)
     """How long a busy writer waits for more before it commits."""
 

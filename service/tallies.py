@@ -8,9 +8,33 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 _FLUSH_S = 0.1
+
+
+class Count:
+    """Increments of one counter."""
+
+    def __init__(self, family: Counter) -> None:
+        self._family = family
+        self._counted: dict[str, int] = {}
+        self._flusher: asyncio.TimerHandle | None = None
+
+    def note(self, label: str) -> None:
+        """Take note of one more."""
+        self._counted[label] = self._counted.get(label, 0) + 1
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+
+    def flush(self) -> None:
+        """Hand on what was counted since the last time."""
+        if self._flusher is not None:
+            self._flusher.cancel()
+            self._flusher = None
+        for label, count in self._counted.items():
+            self._family.labels(label).inc(count)
+        self._counted.clear()
 
 
 class Tally:

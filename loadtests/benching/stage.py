@@ -15,6 +15,7 @@ from loadtests.benching.rivals import make_database
 from loadtests.benching.traffic import Traffic
 
 _FILL_S = 600.0
+_SETTINGS = {"two workers": {"WEB_CONCURRENCY": "2"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Stage:
         self.onsales: dict[str, Onsale] = {}
 
     async def onsale(self, name: str = "fsync") -> Onsale:
-        """Return a service: `fsync` as it comes, `everysec`, or `two workers`."""
+        """Return a service: `fsync` as it comes, `everysec`, or of `_SETTINGS`."""
         if name not in self.onsales:
             self.onsales[name] = await self._bring_up(name)
         return self.onsales[name]
@@ -59,8 +60,8 @@ class Stage:
             up = await self._taken.enter_async_context(onsale.running(directory, **settings))
             up.roots["valkey"] = [pid]
             return up
-        workers = {"WEB_CONCURRENCY": "2"} if name == "two workers" else {}
-        return await self._taken.enter_async_context(onsale.running(directory, **workers))
+        settings = _SETTINGS.get(name, {})
+        return await self._taken.enter_async_context(onsale.running(directory, **settings))
 
     async def baseline(self, name: str) -> baselines.Baseline:
         """Return what the service is compared with; its stores are those of the service."""

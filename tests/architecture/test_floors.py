@@ -18,7 +18,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tools",
-        "logs slots tallies metrics witness scripts batcher wire migrations processes rundir",
+        """logs slots tallies metrics witness scripts admission batcher wire migrations processes
+        rundir""",
     ),
     (
         "stores",
@@ -38,7 +39,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "edge",
         """bodies preferences idempotency answers handlers openapi documentation heads patience
-        offers http1 stopwatch exposition hot_answers hot_exchange hot_reads hot_path
+        offers http1 stopwatch exposition shedding hot_answers hot_exchange hot_reads hot_path
         hot_http1""",
     ),
     (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
+from service.admission import Admission
 from service.engine import Engine
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible
@@ -146,6 +147,7 @@ class ApiWorker(Role):
             watermarks,
             "fsync",
             self.witness.note,
+            Admission(0.02),
         )
 
     async def run(self) -> None:

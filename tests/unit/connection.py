@@ -4,15 +4,19 @@ import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import uvicorn
 from uvicorn.server import ServerState
 
+from service.admission import Admission
 from service.heads import Headers
 from service.hot_exchange import Connection, Exchange
 from service.hot_http1 import HotHttp1, hot_http1
 from service.hot_path import Book, HotPath
+from service.metrics import Metrics
+from service.shedding import Shedding
 
 EARLY = "/early"
 """What is asked for here is answered without a look at its body."""
@@ -74,6 +78,11 @@ class Shown(HotPath):
         """Take what is shown, or leave all of it to the application."""
         self._takes = takes
         self._always = (None, b"")
+        self.engine: Any = SimpleNamespace(awaits=lambda prefer: prefer == "recorded")
+        self.admission = Admission(0.02)
+        self.metrics = Metrics()
+        self.durations = self.metrics.request_durations
+        self.shedding = Shedding(self.admission, self.metrics)
         self.taken: list[tuple[bytes, dict[bytes, bytes], bytes]] = []
         self.exchanges: list[Exchange] = []
 

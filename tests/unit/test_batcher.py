@@ -397,3 +397,48 @@ async def test_a_send_that_is_cancelled_strands_nobody() -> None:
         results = await asyncio.gather(*futures, return_exceptions=True)
     assert isinstance(results[0], Exception)
     assert results[1] == "B"
+
+
+async def test_only_who_does_not_fit_into_the_next_call_is_behind() -> None:
+    """Those who fit wait for the store; beyond that, as many calls as there are before."""
+    sender, loop = Sender(), asyncio.get_running_loop()
+    batch = batcher(sender, items_max=2)
+    futures = [batch.submit("a")]
+    call = await sender.next()
+    took_at = loop.time()
+    futures += [batch.submit(item) for item in "bc"]
+    assert batch.behind_s(took_at + 1.0) == 0.0
+    futures += [batch.submit(item) for item in "de"]
+    assert batch.behind_s(took_at + 1.0) == pytest.approx(2.0, abs=0.5)
+    call.answer()
+    for _ in range(2):
+        call = await sender.next()
+        assert batch.behind_s(loop.time()) == 0.0
+        call.answer()
+    assert await asyncio.gather(*futures) == ["A", "B", "C", "D", "E"]
+
+
+async def test_how_long_a_call_lasts_is_learnt_while_items_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not from a pause in which nobody came."""
+    sender, loop, now = Sender(), asyncio.get_running_loop(), 100.0
+    monkeypatch.setattr(loop, "time", lambda: now)
+    batch = batcher(sender, items_max=1, waiting_max=1_000)
+    futures = [batch.submit("a")]
+    (await sender.next()).answer()
+    await futures[0]
+    now += 7.0
+    futures += [batch.submit("b") for _ in range(50)]
+    for _ in range(40):
+        call = await sender.next()
+        assert batch.behind_s(now) <= batch.waiting * 0.011
+        now += 0.01
+        call.answer()
+    call = await sender.next()
+    assert batch.waiting == 9
+    assert batch.behind_s(now) == pytest.approx(9 * 0.01, rel=0.01)
+    call.answer()
+    for _ in range(9):
+        (await sender.next()).answer()
+    await asyncio.gather(*futures)

@@ -1,7 +1,13 @@
 """What the hot path is shown, and what the application gets as if there were none."""
 
+import asyncio
+
 import pytest
 
+from service.admission import CANCEL
+from service.bodies import RETRY_AFTER_S, problem_answer
+from service.errors import Problem
+from service.heads import header_lines
 from service.http1 import Http1
 from tests.unit.connection import EARLY, Line, Shown
 
@@ -160,3 +166,130 @@ async def test_nobody_is_hurried_while_the_service_works(line: Line) -> None:
     assert line.http._patience.until < float("inf")
     assert isinstance(line.http, Http1)
     await line.hang_up()
+
+
+@pytest.fixture
+def crowded(line: Line, monkeypatch: pytest.MonkeyPatch) -> Line:
+    """The same, while bookings and reads are refused; the hot path itself lets all in."""
+    monkeypatch.setattr(line.hot.admission, "sheds", True)
+    monkeypatch.setattr(line.hot.admission, "refuses", lambda kind: kind != CANCEL)
+    return line
+
+
+GET = b"GET /status/7 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+async def learn(line: Line, request: bytes = WHOLE) -> None:
+    """Have its header fields read once."""
+    taken = len(line.hot.taken)
+    await line.send([request])
+    assert len(line.hot.taken) == taken + 1
+    line.http.answer(line.hot.exchanges[-1], 503, REST)
+
+
+async def test_who_is_refused_is_not_read_twice(crowded: Line) -> None:
+    """The second time its bytes are enough; its answer is the handlers', and the next may come."""
+    await learn(crowded)
+    for _ in RETRY_AFTER_S:
+        await crowded.send([WHOLE])
+    assert crowded.statuses == [503] * 4
+    assert len(crowded.hot.taken) == 1
+    answered = [behind_date(head, body) for head, body in crowded.answers()[1:]]
+    assert sorted(answered) == sorted(
+        behind_date(b"HTTP/1.1 503 \r\n" + header_lines(told.raw_headers)[:-2], bytes(told.body))
+        for told in (problem_answer(Problem("overloaded"), retry_after_s=s) for s in RETRY_AFTER_S)
+    )
+    await crowded.hang_up()
+
+
+def behind_date(head: bytes, body: bytes) -> tuple[list[bytes], bytes]:
+    """Return the header fields of an answer in their order, and its body."""
+    lines = head.split(b"\r\n")[1:]
+    return [line for line in lines if not line.startswith(b"date: ")], body
+
+
+async def test_other_lines_over_the_same_fields_are_known(crowded: Line) -> None:
+    """Another body, another user, a read: it is the fields that were read. Not a cancellation."""
+    await learn(crowded)
+    await crowded.send([WHOLE.replace(b'"a"', b'"b"')])
+    assert crowded.statuses == [503, 503]
+    await crowded.send([WHOLE.replace(b"/book", b"/cancel")])
+    assert crowded.hot.taken[-1][0] == b"/cancel"
+    crowded.http.answer(crowded.hot.exchanges[-1], 200, REST)
+    await learn(crowded, GET + b"\r\n")
+    for path in (b"/status/1", b"/events/1/users/a"):
+        await crowded.send([(GET + b"\r\n").replace(b"/status/7", path)])
+    assert crowded.statuses == [503, 503, 200, 503, 503, 503]
+    assert crowded.asked == []
+    crowded.hot.metrics.flush()
+    counted = crowded.hot.metrics.problems.labels("overloaded")
+    assert counted._value.get() == 3
+    await crowded.hang_up()
+
+
+UNLIKE = {
+    "the first half": [WHOLE[:-5], WHOLE[-5:]],
+    "two at once": [WHOLE + WHOLE],
+    "one and a half": [WHOLE + WHOLE[:20], WHOLE[20:]],
+    "other fields": [WHOLE.replace(b"localhost", b"127.0.0.1")],
+    "the end of it": [WHOLE.replace(b"Host:", b"Connection: close\r\nHost:")],
+    "another version": [WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0")],
+    "another path": [WHOLE.replace(b"/book", b"/readyz")],
+    "an escaped path": [WHOLE.replace(b"/book", b"/%62ook")],
+}
+
+
+@pytest.mark.parametrize("segments", UNLIKE.values(), ids=UNLIKE)
+async def test_what_is_not_known_to_the_byte_is_read(crowded: Line, segments: list[bytes]) -> None:
+    """And goes the way that it would have gone: the hot path's, or the application's."""
+    await learn(crowded)
+    await crowded.send(segments)
+    read = len(crowded.hot.taken) - 1 + len(crowded.asked)
+    assert read == 1
+    while len(crowded.statuses) < 1 + len(b"".join(segments)) // len(WHOLE):
+        if not crowded.hot.exchanges[-1].response_complete:
+            crowded.http.answer(crowded.hot.exchanges[-1], 201, REST)
+        await crowded.send([])
+    assert 503 not in crowded.statuses[1:]
+    await crowded.hang_up()
+
+
+LAST = {
+    "asks for the end": b"Connection: close\r\n",
+    "waits to be told to go on": b"Expect: 100-continue\r\n",
+}
+
+
+@pytest.mark.parametrize("field", LAST.values(), ids=LAST)
+async def test_fields_that_change_the_connection_are_read_each_time(
+    crowded: Line, field: bytes
+) -> None:
+    """They are never taken as known."""
+    request = HEAD % (b"POST /book", field) + b"\r\n" + BODY
+    for number in (1, 2):
+        line = crowded if number == 1 else Line(hot=crowded.hot)
+        await line.send([request])
+        assert len(line.hot.taken) == number
+        line.http.answer(line.hot.exchanges[-1], 503, REST)
+        await line.hang_up()
+
+
+async def test_who_is_owed_an_answer_gets_that_first(crowded: Line) -> None:
+    """A request sent ahead is refused in its turn, if at all."""
+    await learn(crowded)
+    await crowded.send([WHOLE.replace(b"/book", b"/cancel")])
+    await crowded.send([WHOLE])
+    assert crowded.statuses == [503]
+    crowded.http.answer(crowded.hot.exchanges[-1], 200, REST)
+    await crowded.send([])
+    assert crowded.statuses == [503, 200, 200]
+    await crowded.hang_up()
+
+
+async def test_who_was_refused_has_its_time_for_the_next(crowded: Line) -> None:
+    """The connection is kept as behind any answer."""
+    await learn(crowded)
+    crowded.http._patience.until = 0.0
+    await crowded.send([WHOLE])
+    assert crowded.http._patience.until > asyncio.get_running_loop().time() + 1
+    await crowded.hang_up()
