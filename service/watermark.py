@@ -32,6 +32,34 @@ _PAUSE_MAX_S = 2.0
 _GONE_MAX = 64
 
 
+class Waiter:
+    """One who waits until a change is on record. Hears of it once, or gives up before."""
+
+    __slots__ = ("_receive", "began", "deadline")
+
+    def __init__(self, receive: Callable[[bool], None], began: float, deadline: float) -> None:
+        """`receive` must not raise. Times are of the loop's clock."""
+        self._receive: Callable[[bool], None] | None = receive
+        self.began = began
+        self.deadline = deadline
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is somebody to be told yet."""
+        return self._receive is not None
+
+    def give_up(self) -> bool:
+        """Be told nothing from here on; returns whether somebody waited until now."""
+        waited, self._receive = self.waits, None
+        return waited
+
+    def tell(self, *, recorded: bool) -> None:
+        """Tell whoever waits."""
+        receive, self._receive = self._receive, None
+        if receive is not None:
+            receive(recorded)
+
+
 class Watermark:
     """The waiters of one partition, all of one epoch, ordered by seq."""
 
@@ -43,47 +71,73 @@ class Watermark:
         self._redis = redis
         self._waiting_max = waiting_max
         self._gauge = metrics.recorded_waiters
+        self._durations = metrics.recorded_wait_durations
         self._shown = 0
         self._newest = NOWHERE
         self._seen = 0
-        self._heap: list[tuple[int, int, asyncio.Future[bool]]] = []
+        self._heap: list[tuple[int, int, Waiter]] = []
         self._waiting = 0
         self._order = itertools.count()
         self._risen = asyncio.Event()
         self._looker: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweeps_at = 0.0
 
-    def wait(self, at: Position, deadline: float) -> "asyncio.Future[bool] | None":
-        """Return the future of whether a position is on record; False when that is not known then.
+    def wait(self, at: Position, waiter: Waiter) -> None:
+        """Tell a waiter when a position is on record, or that this is not known in time.
 
-        `at` is a seq that this partition holds or held in that epoch. `deadline` is of the loop's
-        clock, in seconds. None when the epoch has ended, and when too many wait. The future may be
-        cancelled.
+        `at` is a seq that this partition holds or held in that epoch. At once when the epoch has
+        ended, and when too many wait.
         """
         if at.epoch > self._newest.epoch:
             self._end()
         if at.epoch < self._newest.epoch or self._waiting >= self._waiting_max:
-            return None
+            self._waiting += 1
+            self._tell(waiter, recorded=False)
+            return
         self._newest = max(self._newest, at)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bool] = loop.create_future()
-        timer = loop.call_at(deadline, _settle, future, False)  # in vain
-        heappush(self._heap, (at.seq, next(self._order), future))
+        heappush(self._heap, (at.seq, next(self._order), waiter))
         self._waiting += 1
-        future.add_done_callback(partial(self._left, timer))
         if at.seq <= self._seen:
             self._risen.set()  # it was there already: the next look will do, without the pause
         if self._looker is None:
-            self._looker = loop.create_task(self._look_on())
-        return future
+            self._looker = asyncio.get_running_loop().create_task(self._look_on())
+        if self._sweeper is None or waiter.deadline < self._sweeps_at:
+            self._sweep_at(waiter.deadline)
 
-    def _left(self, timer: asyncio.TimerHandle, _: object) -> None:
-        """Forget one who waits no more."""
-        timer.cancel()
+    def leave(self, waiter: Waiter) -> None:
+        """Forget one who gives up."""
+        if not waiter.give_up():
+            return
         self._waiting -= 1
         if len(self._heap) > 2 * self._waiting + _GONE_MAX:
             # Who gave up would stay for as long as the watermark stands still.
-            self._heap = [waiter for waiter in self._heap if not waiter[2].done()]
+            self._heap = [entry for entry in self._heap if entry[2].waits]
             heapify(self._heap)
+
+    def _tell(self, waiter: Waiter, *, recorded: bool) -> None:
+        """Tell one who waits how it came out."""
+        self._waiting -= 1
+        waited = asyncio.get_running_loop().time() - waiter.began
+        self._durations.note(("recorded" if recorded else "pending",), waited)
+        waiter.tell(recorded=recorded)
+
+    def _sweep_at(self, deadline: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeps_at = deadline
+        self._sweeper = asyncio.get_running_loop().call_at(deadline, self._sweep)
+
+    def _sweep(self) -> None:
+        """Tell those whose time is up. A walk through all, but as seldom as one may wait."""
+        self._sweeper = None
+        now = asyncio.get_running_loop().time()
+        waiting = [waiter for _, _, waiter in self._heap if waiter.waits]
+        late = [waiter for waiter in waiting if waiter.deadline <= now]
+        if len(late) < len(waiting):
+            self._sweep_at(min(waiter.deadline for waiter in waiting if waiter.deadline > now))
+        for waiter in late:
+            self._tell(waiter, recorded=False)
 
     def look(self) -> None:
         """Look at once, if anybody waits."""
@@ -133,20 +187,21 @@ class Watermark:
         # be compared; a change of this epoch lies above all that earlier ones have on record.
         self._seen = meta.recorded.seq
         while self._heap and self._heap[0][0] <= self._seen:
-            _settle(heappop(self._heap)[2], True)  # it is on record
+            waiter = heappop(self._heap)[2]
+            if waiter.waits:
+                self._tell(waiter, recorded=True)
 
     def _end(self) -> None:
         """Answer all: the epoch has ended, and whether they are on record is not known here."""
-        for _, _, future in self._heap:
-            _settle(future, False)  # in vain
-        self._heap.clear()
+        told, self._heap = self._heap, []
         self._newest = Position(self._newest.epoch, 0)
         self._seen = 0
-
-
-def _settle(future: asyncio.Future[bool], recorded: bool) -> None:  # a timer calls it
-    if not future.done():
-        future.set_result(recorded)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for _, _, waiter in told:
+            if waiter.waits:
+                self._tell(waiter, recorded=False)
 
 
 class Watermarks:
@@ -178,39 +233,25 @@ class Watermarks:
         May be cancelled, and asked again.
         """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        waits = self.hand(partition, at, deadline, partial(_settle, future))
+        waiter = self.hand(partition, at, deadline, partial(_settle, future))
         try:
             return await future
         finally:
-            if waits is not None:
-                waits.cancel()
+            self._of[partition].leave(waiter)
 
     def hand(
         self, partition: int, at: Position, deadline: float, receive: Callable[[bool], None]
-    ) -> "asyncio.Future[bool] | None":
+    ) -> Waiter:
         """Have `receive` called with the same, once, maybe at once; without a task.
 
-        Until then what is returned may be cancelled, and nobody is called.
+        `deadline` is of the loop's clock, in seconds.
         """
         loop = asyncio.get_running_loop()
         if self._listener is None:
             self._listener = loop.create_task(self._listen())
-        began = loop.time()
-
-        def tell(settled: "asyncio.Future[bool] | None") -> None:
-            if settled is not None and settled.cancelled():
-                return
-            recorded = settled is not None and settled.result()
-            outcome = "recorded" if recorded else "pending"
-            self._metrics.recorded_wait_durations.note((outcome,), loop.time() - began)
-            receive(recorded)
-
-        waits = self._of[partition].wait(at, deadline)
-        if waits is None:
-            tell(None)
-        else:
-            waits.add_done_callback(tell)
-        return waits
+        waiter = Waiter(receive, loop.time(), deadline)
+        self._of[partition].wait(at, waiter)
+        return waiter
 
     async def stop(self) -> None:
         """End what runs, and answer who waits still."""
@@ -238,3 +279,8 @@ class Watermarks:
             lasted = loop.time() - began
             pause = _PAUSE_S if lasted > _PAUSE_MAX_S else min(2 * pause, _PAUSE_MAX_S)
             await asyncio.sleep(pause)
+
+
+def _settle(future: asyncio.Future[bool], recorded: bool) -> None:
+    if not future.done():
+        future.set_result(recorded)
