@@ -49,7 +49,8 @@ async def test_postgresql_is_frozen(template: Path, tmp_path: Path, seed: int) -
 @pytest.mark.torture("postgresql_frozen")
 async def test_control_of_postgresql_frozen(template: Path, tmp_path: Path) -> None:
     """An answer that waits for the record without end keeps its people waiting."""
-    bound = ("service/watermark.py", "_sweep_at(waiter.deadline)", "_sweep_at(waiter.deadline + 1e6)")
+    armed = "_sweep_at(waiter.deadline"
+    bound = ("service/watermark.py", f"{armed})", f"{armed} + 1e6)")
     build = without(tmp_path, bound)
     assert await _frozen("postgresql", tmp_path / "service", template, 0, build, control=True)
 
