@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=7, help="of each group (7)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run (3)")
-    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--waiters", type=int, default=1_000_000, help="of `1M waiters`")
     parser.add_argument("--events", type=int, default=10_000, help="of `10k events`")
     parser.add_argument("--only", default="", metavar="NAME,…", help="these variants alone")

@@ -23,9 +23,9 @@ class Group:
 _GET_STATUS = Traffic("GET", "/status/1")
 
 
-def _no_op() -> Variant:
+def _no_op(name: str = "no-op", connections: int = 0) -> Variant:
     what = "a Starlette service that reads the body and answers a constant"
-    return NoOp("no-op", "starlette", booking(1, "r00-"), what)
+    return NoOp(name, "starlette", booking(1, "r00-"), what, connections=connections)
 
 
 def _raw_no_op() -> Variant:
@@ -65,6 +65,11 @@ GROUPS: Sequence[Group] = (
             Pair("book", "no-op", 1.0),
             Pair("book", "book everysec", 0.95),
         ),
+    ),
+    Group(
+        "Few connections",
+        lambda: (_no_op("no-op 64", 64), Book("book 64", connections=64)),
+        (Pair("book 64", "no-op 64", 1.0),),
     ),
     Group(
         "Reads",

@@ -49,9 +49,11 @@ class Variant:
 class NoOp(Variant):
     """A service that does nothing."""
 
-    def __init__(self, name: str, application: str, traffic: Traffic, what: str) -> None:
-        """Take which application it is, and what is sent to it."""
-        super().__init__(name)
+    def __init__(
+        self, name: str, application: str, traffic: Traffic, what: str, *, connections: int = 0
+    ) -> None:
+        """Take which application it is, and what is sent to it; connections as for all."""
+        super().__init__(name, connections=connections)
         self._application = application
         self._traffic = traffic
         self.what = what
