@@ -84,7 +84,8 @@ bench: .venv/.dev ## Measure bookings and reads beside a no-op, and verify them 
 	$(BIN)/python loadtests/bench.py $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WRITE),--write)
 
-bench-growth: .venv/.dev ## Measure positions among a million waiters, and a rebuild of 200,000 users (3 min)
+bench-growth: .venv/.dev ## Measure scripts by batch size, positions among a million waiters, a rebuild of 200,000 users (5 min)
+	$(BIN)/python loadtests/bench_scripts.py
 	$(BIN)/python loadtests/bench_positions.py
 	$(BIN)/python loadtests/bench_rebuild.py
 
