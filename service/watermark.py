@@ -132,12 +132,14 @@ class Watermark:
         """Tell those whose time is up. A walk through all, but as seldom as one may wait."""
         self._sweeper = None
         now = asyncio.get_running_loop().time()
-        waiting = [waiter for _, _, waiter in self._heap if waiter.waits]
-        late = [waiter for waiter in waiting if waiter.deadline <= now]
-        if len(late) < len(waiting):
-            self._sweep_at(min(waiter.deadline for waiter in waiting if waiter.deadline > now))
-        for waiter in late:
-            self._tell(waiter, recorded=False)
+        waiting = [entry for entry in self._heap if entry[2].waits]
+        self._heap = [entry for entry in waiting if entry[2].deadline > now]
+        heapify(self._heap)
+        if self._heap:
+            self._sweep_at(min(waiter.deadline for _, _, waiter in self._heap))
+        for _, _, waiter in waiting:
+            if waiter.deadline <= now:
+                self._tell(waiter, recorded=False)
 
     def look(self) -> None:
         """Look at once, if anybody waits."""

@@ -337,6 +337,7 @@ class TestPending:
             done = await engine.cancel(event.event_id, "a", prefer=RECORDED)
             assert (done.durability, done.at) == ("none", (1, 4))
             assert await handed(engine, event.event_id, "b") == "none"
+            assert engine._watermarks._of[0]._heap == []  # they would pile up in a long outage
             async with writing(settings):
 
                 async def recorded() -> bool:
