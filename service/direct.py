@@ -2,8 +2,8 @@
 
 The client takes a connection out of its pool, counts, observes and times each command: some 100 µs
 of the writer's CPU time, several times a commit, where this takes half. The connections are
-redis-py's own all the same. Nothing is ever sent twice, and a connection whose reply was not read
-to its end is never used again.
+redis-py's own all the same. Nothing that changes anything is ever sent twice, and a connection
+whose reply was not read to its end is never used again.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class DirectCommands:
@@ -38,6 +39,17 @@ class DirectCommands:
             raise
         self._idle.append(connection)
         return reply
+
+    async def ask_map(self, *command: str | int) -> dict[str, str]:
+        """Return the map that a command which changes nothing replies with.
+
+        It is asked once more where the connection, idle since the last time, turns out to be gone.
+        """
+        try:
+            reply = await self.ask(*command)
+        except (RedisConnectionError, OSError):
+            reply = await self.ask(*command)
+        return reply if isinstance(reply, dict) else paired(reply)
 
     def _new(self) -> AbstractConnection:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]

@@ -86,7 +86,8 @@ class Change(Exchange):
 
     def _settle_recorded(self, reached: Reached) -> None:
         try:
-            self._answer_in_full(self._result.reaching(reached))
+            result = self._result if reached == "recorded" else self._result.reaching(reached)
+            self._tell(result, reached)
         except Exception as error:
             self._fail(error)
 

@@ -85,7 +85,7 @@ class RedisStore:
     async def meta(self, partition: int) -> Meta | None:
         """Return a partition's `meta`, or None where there is none."""
         held: dict[str, str] = await self._within(
-            self._client.hgetall(keys.partition_keys(partition).meta)
+            self._direct.ask_map("HGETALL", keys.partition_keys(partition).meta)
         )
         if not held:
             return None
