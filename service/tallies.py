@@ -13,31 +13,46 @@ from prometheus_client import Counter, Histogram
 _FLUSH_S = 0.1
 
 
-class Count:
-    """Increments of one counter."""
+class _Aside:
+    """What is handed on a tenth of a second after the first that was noted."""
 
-    def __init__(self, family: Counter) -> None:
-        self._family = family
-        self._counted: dict[str, int] = {}
-        self._flusher: asyncio.TimerHandle | None = None
+    _flusher: asyncio.TimerHandle | None = None
 
-    def note(self, label: str) -> None:
-        """Take note of one more."""
-        self._counted[label] = self._counted.get(label, 0) + 1
-        if self._flusher is None:
-            self._flusher = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+    def _wind(self) -> None:
+        """Have it handed on soon; to be called where no flusher is."""
+        self._flusher = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
 
     def flush(self) -> None:
         """Hand on what was counted since the last time."""
         if self._flusher is not None:
             self._flusher.cancel()
             self._flusher = None
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        raise NotImplementedError
+
+
+class Count(_Aside):
+    """Increments of one counter."""
+
+    def __init__(self, family: Counter) -> None:
+        self._family = family
+        self._counted: dict[str, int] = {}
+
+    def note(self, label: str) -> None:
+        """Take note of one more."""
+        self._counted[label] = self._counted.get(label, 0) + 1
+        if self._flusher is None:
+            self._wind()
+
+    def _hand_on(self) -> None:
         for label, count in self._counted.items():
             self._family.labels(label).inc(count)
         self._counted.clear()
 
 
-class Tally:
+class Tally(_Aside):
     """Observations of one histogram."""
 
     def __init__(self, family: Histogram, buckets: Sequence[float]) -> None:
@@ -46,7 +61,6 @@ class Tally:
         self._buckets = buckets
         self._counted: dict[tuple[object, ...], list[int]] = {}
         self._sums: dict[tuple[object, ...], float] = {}
-        self._flusher: asyncio.TimerHandle | None = None
 
     def note(self, labels: tuple[object, ...], value: float) -> None:
         """Take note of one observation."""
@@ -57,13 +71,9 @@ class Tally:
         counts[bisect_left(self._buckets, value)] += 1
         self._sums[labels] += value
         if self._flusher is None:
-            self._flusher = asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+            self._wind()
 
-    def flush(self) -> None:
-        """Hand on what was counted since the last time."""
-        if self._flusher is not None:
-            self._flusher.cancel()
-            self._flusher = None
+    def _hand_on(self) -> None:
         for labels, counts in self._counted.items():
             child = self._family.labels(*map(str, labels)) if labels else self._family
             observe_many(child, counts, self._sums[labels])

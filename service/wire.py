@@ -19,8 +19,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-Reply = list[str]
-
 _SILENT = 0.9
 """The part of an attempt's time without a reply after which the connection counts as lost: a
 caller's clock starts a little before its command's."""

@@ -51,3 +51,14 @@ async def test_a_lost_connection_costs_one_command(
         await direct.ask("PING")
     assert await direct.ask("PING") == "PONG"
     assert await direct.ask("CLIENT", "ID") != mine
+
+
+async def test_a_map_is_asked_for_again_where_the_connection_is_gone(
+    direct: DirectCommands, valkey: Redis
+) -> None:
+    """A read is: whoever looked last may have been cut off since."""
+    await valkey.hset("map", mapping={"a": "1", "b": "2"})
+    own = await direct.ask("CLIENT", "ID")
+    await valkey.client_kill_filter(_id=own, skipme=False)
+    assert await direct.ask_map("HGETALL", "map") == {"a": "1", "b": "2"}
+    assert await direct.ask_map("HGETALL", "nothing") == {}
