@@ -184,9 +184,10 @@ async def replacing(postgresql_url: str) -> AsyncIterator[Record]:
     record = await asyncpg.connect(postgresql_url)
     try:
         async with record.transaction():
+            # First of all: what was committed after a copy would be undone by it.
+            await record.execute(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS EXCLUSIVE MODE")
             for table in TABLES:
                 await record.execute(f"CREATE TEMPORARY TABLE kept_{table} AS TABLE {table}")
-            await record.execute(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS EXCLUSIVE MODE")
             await record.execute(f"TRUNCATE {', '.join(TABLES)}")
             for table in TABLES:
                 await record.execute(f"INSERT INTO {table} SELECT * FROM kept_{table}")
