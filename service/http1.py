@@ -110,6 +110,19 @@ class Http1(HttpToolsProtocol):
             self._ahead = memoryview(bytes(self._ahead) + data if self._ahead else data)
             self._read_ahead()
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps open
+        """Keep open, to answer what is owed, for a client that only has nothing more to ask.
+
+        One that has gone looks the same, and is no worse off: what it asked is carried out anyhow.
+        A request that ends in the middle ends the connection.
+        """
+        if not self._owes or (self._part != _NONE and not self._refused):
+            return False
+        if not self._refused:
+            # Nothing waits behind it: where requests wait, nothing is read, not even the end.
+            self.cycle.keep_alive = False
+        return True
+
     def _read_ahead(self) -> None:
         while self._ahead and not self.pipeline and not self._refused:
             piece, self._ahead = self._ahead[:PIECE_BYTES], self._ahead[PIECE_BYTES:]

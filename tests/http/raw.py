@@ -65,6 +65,10 @@ class Connection:
         """Send bytes as they are. Raises OSError when the other side has hung up."""
         self._socket.sendall(data)
 
+    def end(self) -> None:
+        """Say that nothing more will be sent; answers may still come."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def send_until_refused(self, data: bytes) -> None:
         """Send bytes as they are, or as many as the other side takes."""
         try:

@@ -199,6 +199,51 @@ def test_a_client_that_leaves_before_the_answer_is_no_failure(service: Service) 
     assert service.failures() == failures
 
 
+@pytest.mark.parametrize("prefer", ["", "Prefer: durability=recorded"])
+def test_who_has_nothing_more_to_ask_is_answered(
+    service: Service, raw: Connection, prefer: str
+) -> None:
+    """A client that ends its side behind its request (`nc -N`) hears what came of it."""
+    event_id = service.open_event()
+    headers = [JSON, *filter(None, [prefer])]
+    raw.send(request("POST", "/book", *headers, body=book(event_id, 1)))
+    raw.end()
+    answer = raw.answer()
+    assert answer.status == 201
+    assert answer.headers["connection"] == "close"
+    assert raw.is_closed()
+
+
+def test_who_has_nothing_more_to_ask_is_answered_all(service: Service, raw: Connection) -> None:
+    """Whatever was asked in one breath, of all kinds, more of it than is parsed at once."""
+    event_id = service.open_event(10)
+    users = range(300)
+    raw.send(
+        b"".join(request("POST", "/book", JSON, body=book(event_id, user)) for user in users)
+        + request("GET", "/nothing")
+        + request("GET", f"/status/{event_id}")
+    )
+    raw.end()
+    assert [raw.answer().status for _ in users] == [201] * 10 + [202] * 290
+    assert_problem(raw.answer("GET"), "not_found")
+    assert raw.answer("GET").json()["waitingListCount"] == 290
+    assert raw.is_closed()
+
+
+def test_a_request_that_ends_in_the_middle_ends_the_connection(service: Service) -> None:
+    """It is not carried out, and nobody waits for the rest of it."""
+    event_id = service.open_event()
+    whole = request("POST", "/book", JSON, body=book(event_id, 1))
+    for length in (10, whole.index(b"{"), len(whole) - 1):
+        with service.connect() as connection:
+            connection.send(whole[:length])
+            connection.end()
+            assert connection.is_closed()
+    with service.connect() as connection:
+        path = f"/status/{event_id}"
+        assert connection.ask(request("GET", path), "GET").json()["remainingTickets"] == 1
+
+
 def test_a_client_that_leaves_amid_its_requests_is_no_failure(service: Service) -> None:
     """Of several on the way the one at work is told, not only the one that came last."""
     failures = service.failures()
@@ -213,14 +258,17 @@ def test_a_client_that_leaves_amid_its_requests_is_no_failure(service: Service) 
     assert service.failures() == failures
 
 
+@pytest.mark.parametrize("ends", [False, True])
 @pytest.mark.parametrize("noise", [b"\x00", b"noise\r\n\r\n", b"GET / HTTP/1.1\r\nX : a\r\n\r\n"])
 def test_noise_behind_a_booking_does_not_take_its_answer_away(
-    service: Service, raw: Connection, noise: bytes
+    service: Service, raw: Connection, noise: bytes, ends: bool
 ) -> None:
     """What came whole is answered as what it is; then comes the 400, and the end."""
     event_id = service.open_event(2)
     bookings = [request("POST", "/book", JSON, body=book(event_id, user)) for user in (1, 2)]
     raw.send(b"".join(bookings) + noise)
+    if ends:
+        raw.end()
     assert [raw.answer().status, raw.answer().status] == [201, 201]
     assert_problem(raw.answer(), "invalid_http")
     assert raw.is_closed()
