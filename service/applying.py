@@ -10,13 +10,19 @@ from service.errors import LineageError
 from service.lineage import Position
 from service.outbox import Entry
 from service.record import Application
+from service.rows import Rows
 
 
-async def apply(application: Application, partition: int, entries: Sequence[Entry]) -> Position:
+async def apply(
+    application: Application,
+    partition: int,
+    entries: Sequence[Entry],
+    rows: Rows | None = None,
+) -> Position:
     """Record entries, oldest first, at least one; return where the cursor stands then.
 
-    Raises LineageError, before anything is written, or RefusedChangeError; the transaction is to be
-    rolled back then.
+    `rows`: what was made ready of them, if anything was. Raises LineageError, before anything is
+    written, or RefusedChangeError; the transaction is to be rolled back then.
     """
     if partition not in application.cursors:
         msg = f"partition {partition} has no cursor on record"
@@ -32,7 +38,7 @@ async def apply(application: Application, partition: int, entries: Sequence[Entr
             raise LineageError(msg)
         cursor = last
     changes = [change for entry in entries for change in entry.changes]
-    return await application.record(partition, changes)
+    return await application.record(partition, changes, rows=rows)
 
 
 def _spans(entries: Sequence[Entry]) -> Iterator[tuple[int, Position]]:

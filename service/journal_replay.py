@@ -15,8 +15,9 @@ from service.keys import partition_of
 from service.lineage import NOWHERE, Lineage, Position
 from service.models import ID_MAX, parse_user_id
 from service.outbox import STATUS_AFTER, Change
-from service.record import Cursor, chain
+from service.record import Cursor
 from service.replay import Breach, EventReplay
+from service.rows import chain
 from service.violations import Head, Violation, Violations
 
 _SEQ_MAX = 2**63 - 1

@@ -5,6 +5,7 @@ waits for, nor with a full load. Who is behind reads on at once, up to what a tr
 carry. What is read is raw: nothing here decodes, judges or skips.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from service.errors import CorruptEntryError
@@ -15,7 +16,7 @@ from service.redis_store import RedisStore
 _ENTRIES_MAX = 256
 """Read at a time. An entry holds up to 256 changes."""
 
-_CHANGES_MAX = 4_096
+LOAD_CHANGES = 4_096
 """With so many a commit is begun; by then its questions cost little beside its rows."""
 
 _BLOCK_MS = 500
@@ -36,25 +37,48 @@ class Lingering:
         linger_s: float,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
+        load_changes: int = LOAD_CHANGES,
     ) -> None:
-        """`linger_s`: when busy, how long after a commit the next one may begin."""
+        """`linger_s`: when busy, how long after a commit the next one may begin.
+
+        `load_changes`: how many changes are a full load.
+        """
         self._redis = redis
         self._linger_s = linger_s
         self._clock = clock
         self._sleep = sleep
+        self._load_changes = load_changes
         self._last = -linger_s
 
     async def read(self, after: Mapping[int, Position]) -> Raw:
         """Return what follows these positions; nothing, after half a second, where nothing does."""
         raw: Raw = await self._redis.read_outboxes(after, block_ms=_BLOCK_MS, count=_ENTRIES_MAX)
         if raw:
-            raw = await self._gather(after, raw)
+            raw = await self._gather(after, raw, until=self._last + self._linger_s)
             self._last = self._clock()
         return raw
 
-    async def _gather(self, after: Mapping[int, Position], raw: Raw) -> Raw:
+    async def read_now(self, after: Mapping[int, Position]) -> Raw:
+        """Return what follows these positions and is there, up to a full load."""
+        raw: Raw = await self._redis.read_outboxes(after, block_ms=0, count=_ENTRIES_MAX)
+        if raw:
+            raw = await self._gather(after, raw, until=-math.inf)
+            self._last = self._clock()
+        return raw
+
+    def is_full(self, after: Mapping[int, Position], raw: Raw) -> bool:
+        """Whether so much is there of a partition as one transaction should carry."""
+        try:
+            return any(
+                # Each entry is a change at least.
+                max(parse_id(found[-1][0]).seq - after[p].seq, len(found)) >= self._load_changes
+                for p, found in raw.items()
+            )
+        except CorruptEntryError:
+            return False
+
+    async def _gather(self, after: Mapping[int, Position], raw: Raw, until: float) -> Raw:
         """Take what is there already; let more come until the time is up or somebody waits."""
-        until = self._last + self._linger_s
         new, awaited = raw, False
         while True:
             awaited = awaited or _is_awaited(new)
@@ -62,7 +86,7 @@ class Lingering:
                 newest = {p: parse_id(entries[-1][0]) for p, entries in raw.items()}
             except CorruptEntryError:
                 return raw  # whoever decodes it says so
-            if any(_is_enough(after[p], at, len(raw[p])) for p, at in newest.items()):
+            if self.is_full(after, raw):
                 return raw
             if not any(len(entries) >= _ENTRIES_MAX for entries in new.values()):
                 left = until - self._clock()
@@ -78,8 +102,3 @@ class Lingering:
 def _is_awaited(raw: Raw) -> bool:
     """Whether somebody waits for any of it."""
     return any(AWAITED in fields for entries in raw.values() for _, fields in entries)
-
-
-def _is_enough(after: Position, newest: Position, entries: int) -> bool:
-    """Whether so much is there as one transaction should carry; each entry is a change at least."""
-    return max(newest.seq - after.seq, entries) >= _CHANGES_MAX

@@ -5,29 +5,17 @@ here begins, commits or decides. Invariant: the tables are what the journal's ro
 order.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.columns import (
-    as_numbers,
-    as_words,
-    numbers,
-    one_or_numbers,
-    one_or_words,
-    start_or_numbers,
-    words,
-)
+from service.columns import as_numbers, as_words, words
 from service.errors import RefusedChangeError
 from service.keyed import kept, keyed_of
 from service.outbox import STATUS_AFTER, Change
+from service.rows import UserRows
 from service.times import from_microseconds
-
-_SOLD = {"booked": 1, "promoted": 1, "cancelled": -1}
-_WAITING = {"waiting": 1, "promoted": -1, "left": -1}
-
 
 _USERS = (
     "WITH booked AS (INSERT INTO bookings (event_id, user_id, status, seq, updated_at, keyed)"  # noqa: S608  # only parameters' numbers
@@ -55,11 +43,14 @@ class Projection:
         """Take the connection of the transaction."""
         self._connection = connection
 
-    async def carry(self, changes: Sequence[Change]) -> None:
-        """Carry changes over, in order. Raises RefusedChangeError, and what PostgreSQL raises."""
+    async def carry(self, changes: Sequence[Change], rows: UserRows | None) -> None:
+        """Carry changes over, in order; `rows`: their users'.
+
+        Raises RefusedChangeError, and what PostgreSQL raises.
+        """
         await self._open_events([c for c in changes if c.kind == "opened"])
-        if about_users := [c for c in changes if c.kind in STATUS_AFTER]:
-            await self._users(about_users)
+        if rows is not None:
+            await self._users(changes, rows)
 
     async def _open_events(self, opened: Sequence[Change]) -> None:
         """Open the events' rows; one that was lost with its draw is made anew."""
@@ -90,42 +81,26 @@ class Projection:
             highest,
         )
 
-    async def _users(self, changes: Sequence[Change]) -> None:
+    async def _users(self, changes: Sequence[Change], rows: UserRows) -> None:
         """Keep each user's last state (one may change several times in a batch), and the counters.
 
         A change about an event that is not on record is refused.
         """
-        latest = {(c.event_id, c.user_id): c for c in changes}
-        seqs, _, times, kinds, events, names, _ = zip(*latest.values(), strict=True)
         keyed = await self._keyed(changes)
-        first = min(times)
-        newest: dict[int, int] = {c.event_id: c.at for c in changes if c.event_id is not None}
-        tally = Counter([(c.event_id, c.kind) for c in changes])
-        event, each_event = one_or_numbers(events)
-        status, each_status = one_or_words([STATUS_AFTER[kind] for kind in kinds])
-        start, each_seq = start_or_numbers(seqs)
-        done = await self._connection.fetch(
-            _USERS,
-            from_microseconds(first),
-            each_event,
-            words([name or "" for name in names]),
-            each_status,
-            each_seq,
-            numbers([at - first for at in times]),
-            words([keyed.get(user, "") for user in latest]) if keyed else "",
-            list(newest),
-            [sum(by * tally[of, kind] for kind, by in _SOLD.items()) for of in newest],
-            [sum(by * tally[of, kind] for kind, by in _WAITING.items()) for of in newest],
-            [from_microseconds(at) for at in newest.values()],
-            *(event, status, start, len(latest)),
-        )
-        if missing := sorted(set(newest) - {row["id"] for row in done}):
+        each_keyed = words([keyed.get(user, "") for user in rows.users]) if keyed else ""
+        parameters = (*rows.parameters[:6], each_keyed, *rows.parameters[6:])
+        done = await self._connection.fetch(_USERS, *parameters)
+        if missing := sorted(set(rows.events) - {row["id"] for row in done}):
             msg = f"changes about events that are not on record: {missing}"
             raise RefusedChangeError(msg)
 
     async def _keyed(self, changes: Sequence[Change]) -> dict[tuple[int | None, str | None], str]:
         """Return what is kept of keyed changes, of those users alone who made one in the batch."""
-        made = [(c, k) for c in changes if c.details and (k := keyed_of(c.kind, c.details))]
+        made = [
+            (c, k)
+            for c in changes
+            if c.details and c.kind in STATUS_AFTER and (k := keyed_of(c.kind, c.details))
+        ]
         if not made:
             return {}
         # Nobody else writes these rows: the cursor's lock is held.

@@ -7,36 +7,19 @@ Times are PostgreSQL's to store and never to order by: order is seq.
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from service.columns import (
-    as_numbers,
-    as_words,
-    numbers,
-    one_or_numbers,
-    one_or_words,
-    start_or_numbers,
-    words,
-)
-from service.errors import RefusedChangeError
+from service.columns import as_numbers, as_words
 from service.letters import LetterRow, Letters
 from service.lineage import Epoch, Lineage, Position
 from service.outbox import Change
 from service.projection import Projection
+from service.rows import Rows, chained, rows_of
 from service.sqlstates import refusing
 from service.times import from_microseconds, to_microseconds
-
-
-def chain(head: bytes, partition: int, change: Change) -> bytes:
-    """Return the hash of a journal row: SHA-256 over the one before and every word of this one."""
-    seq, epoch, at, kind, event_id, user_id, details = change
-    event = "-" if event_id is None else event_id
-    text = f"{partition} {seq} {epoch} {at} {kind} {event} {user_id or '-'} {details or '-'}"
-    return sha256(head + text.encode()).digest()
 
 
 def change_of(row: asyncpg.Record) -> Change:
@@ -69,7 +52,6 @@ class Refused(NamedTuple):
 
 _NOTHING: Mapping[int, Refused] = {}
 
-_HASH_BYTES = 32
 _JOURNAL = (
     "INSERT INTO journal (partition, seq, epoch, at, kind, event_id, user_id, details, hash)"  # noqa: S608  # only parameters' numbers
     " SELECT $1::integer, coalesce(seq, $12::bigint + place), coalesce(epoch, $13::bigint),"
@@ -107,23 +89,31 @@ class Application:
         self._has_letters = has_letters
 
     async def record(
-        self, partition: int, changes: Sequence[Change], refused: Mapping[int, Refused] = _NOTHING
+        self,
+        partition: int,
+        changes: Sequence[Change],
+        refused: Mapping[int, Refused] = _NOTHING,
+        rows: Rows | None = None,
     ) -> Position:
         """Write changes, in order, to journal, events and bookings; move the cursor to the last.
 
         Changes of a frozen event follow its dead letters instead; so do, of the events in
         `refused`, those from the refused one on. The chain of hashes runs over all of them.
+        `rows`: what `rows_of` made of the same changes, good if it was for this head.
         """
-        head = self.cursors[partition].head
-        hashes: dict[int, bytes] = {}
-        for change in changes:
-            hashes[change.seq] = head = chain(head, partition, change)
-        aside = await self._set_aside(partition, changes, hashes, refused)
-        placed = [c for c in changes if c.seq not in aside] if aside else changes
+        after = self.cursors[partition].head
+        if rows is None or rows.after != after:
+            rows = rows_of(after, changes, chained(after, partition, changes))
+        head, placed = rows.head, changes
+        aside = await self._set_aside(partition, changes, rows.hashes, refused)
+        if aside:
+            placed = [c for c in changes if c.seq not in aside]
+            rows = rows_of(after, placed, rows.hashes)
         last = Position(changes[-1].epoch, changes[-1].seq)
-        columns = _columns(partition, placed, hashes)
-        await self.connection.execute(_JOURNAL_AND_CURSOR, *columns, last.epoch, last.seq, head)
-        await Projection(self.connection).carry(placed)
+        await self.connection.execute(
+            _JOURNAL_AND_CURSOR, partition, *rows.journal, last.epoch, last.seq, head
+        )
+        await Projection(self.connection).carry(placed, rows.users)
         return last
 
     async def restore(
@@ -134,8 +124,9 @@ class Application:
         They are still in their table afterwards, and the cursor stays where it is.
         """
         async with self.savepoint():
-            await self.connection.execute(_JOURNAL, *_columns(partition, changes, hashes))
-            await Projection(self.connection).carry(changes)
+            rows = rows_of(b"", changes, hashes)
+            await self.connection.execute(_JOURNAL, partition, *rows.journal)
+            await Projection(self.connection).carry(changes, rows.users)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -202,37 +193,3 @@ class Application:
                 reason,
             )
             self.lineages[partition] = self.lineages[partition].joined(epoch)
-
-
-def _columns(
-    partition: int, changes: Sequence[Change], hashes: Mapping[int, bytes]
-) -> tuple[object, ...]:
-    """Return the parameters of `_JOURNAL`. Raises RefusedChangeError and OverflowError."""
-    seqs, epochs, times, kinds, events, users, details = _transposed(changes)
-    # PostgreSQL multiplies as a double does: a time since the first is exact for 285 years, one
-    # since 1970 would not be for ever.
-    first = min(times, default=0)
-    from_microseconds(max(times, default=0))  # refused unless it can be read again
-    chained = b"".join([hashes[seq] for seq in seqs])
-    if len(chained) != _HASH_BYTES * len(changes):
-        msg = "a hash that is no SHA-256"
-        raise RefusedChangeError(msg)
-    start, each_seq = start_or_numbers(seqs)
-    epoch, each_epoch = one_or_numbers(epochs)
-    kind, each_kind = one_or_words(kinds)
-    event, each_event = one_or_numbers(events)
-    detail, each_detail = one_or_words([text or "" for text in details])
-    return (
-        partition,
-        from_microseconds(first),
-        chained,
-        len(changes),
-        *(each_seq, each_epoch, numbers([at - first for at in times]), each_kind, each_event),
-        *(words([user or "" for user in users]), each_detail),
-        *(start, epoch, kind, event, detail),
-    )
-
-
-def _transposed(changes: Sequence[Change]) -> Sequence[Sequence[Any]]:
-    """Return changes by column, in the order of a change's fields."""
-    return tuple(zip(*changes, strict=True)) or ((),) * len(Change._fields)

@@ -13,7 +13,7 @@ fresh connection.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import structlog
 from redis.exceptions import RedisError
@@ -21,14 +21,16 @@ from redis.exceptions import RedisError
 from service import outbox
 from service.after_commit import AfterCommit
 from service.applying import apply
-from service.errors import CorruptEntryError, LineageError, RefusedChangeError
+from service.errors import LineageError, RefusedChangeError
 from service.handshake import Handshake, HandshakeImpossible, StaysClosed
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Position
-from service.lingering import Lingering, Raw
+from service.lingering import LOAD_CHANGES, Lingering
+from service.loads import Load, Loads
 from service.metrics import Metrics
 from service.outbox import Entry
 from service.redis_store import Meta, RedisStore
+from service.rows import Rows
 from service.sqlstates import meaning
 from service.stopped import StoppedPartitions
 
@@ -38,6 +40,7 @@ _PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0
 _LOOK_EVERY_S = 1.0
 _CLOSED_PATIENCE_S = 3.0
+_NOTHING: Mapping[int, Rows] = {}
 
 
 class Writer:
@@ -54,10 +57,12 @@ class Writer:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         metrics: Metrics | None = None,
+        load_changes: int = LOAD_CHANGES,
     ) -> None:
         """Take what it works with.
 
-        `linger_s`: when busy, how long a commit waits for more; `retained_bytes`: of all outboxes.
+        `linger_s`: when busy, how long a commit waits for more; `retained_bytes`: of all outboxes;
+        `load_changes`: with how many it does not wait.
         """
         self._redis = redis
         self._connect = connect
@@ -72,7 +77,9 @@ class Writer:
         self._trouble = ""
         self._draining = False
         self._metrics = metrics or Metrics()
-        self._lingering = Lingering(redis, linger_s=linger_s, clock=clock, sleep=sleep)
+        self._loads = Loads(
+            Lingering(redis, linger_s=linger_s, clock=clock, sleep=sleep, load_changes=load_changes)
+        )
         self._after_commit = AfterCommit(
             redis, retained_bytes=retained_bytes // len(handshakes), clock=clock
         )
@@ -121,13 +128,17 @@ class Writer:
             if not after:
                 await self._sleep(_LOOK_EVERY_S / 4)
                 continue
-            raw = await self._lingering.read(after)
-            if not raw:
-                continue
-            await self._apply(ledger, raw)
-            # Nothing is told or trimmed of what a record that went back does not have any more.
-            trusted = {p: at for p, at in self._committed.items() if p not in self._held}
-            await self._after_commit.run(ledger, trusted, [p for p in raw if p in trusted])
+            load = await self._loads.take(after)
+            if load is not None:
+                await self._loads.during(load, self._carry_over(ledger, load))
+
+    async def _carry_over(self, ledger: Ledger, load: Load) -> None:
+        """Put a load on record, and tell Redis."""
+        await self._apply(ledger, load)
+        # Nothing is told or trimmed of what a record that went back does not have any more.
+        trusted = {p: at for p, at in self._committed.items() if p not in self._held}
+        read = {*load.entries, *load.unreadable}
+        await self._after_commit.run(ledger, trusted, [p for p in trusted if p in read])
 
     def _readable(self) -> dict[int, Position]:
         """Return where to read on, for the partitions that were begun and that nothing stops."""
@@ -142,26 +153,17 @@ class Writer:
         metas = {partition: await self._redis.meta(partition) for partition in partitions}
         return {partition: meta.last for partition, meta in metas.items() if meta}
 
-    async def _apply(self, ledger: Ledger, raw: Raw) -> None:
+    async def _apply(self, ledger: Ledger, load: Load) -> None:
         """Record what was read; where one partition's part is refused, record the others' alone."""
-        entries: dict[int, list[Entry]] = {}
-        unreadable: dict[int, str] = {}
-        for partition, found in raw.items():
-            try:
-                for raw_entry in found:
-                    entry = outbox.decode(*raw_entry)
-                    entries.setdefault(partition, []).append(entry)
-            except CorruptEntryError as error:
-                unreadable[partition] = str(error)
         try:
-            await self._commit(ledger, entries)
+            await self._commit(ledger, load.entries, load.rows)
         except (LineageError, RefusedChangeError):
-            for partition, of_partition in entries.items():
+            for partition, of_partition in load.entries.items():
                 await self._apply_singly(ledger, partition, of_partition)
-        for partition, why in unreadable.items():
+        for partition, why in load.unreadable.items():
             self._stopped.stop(partition, self._committed[partition], why)
 
-    async def _apply_singly(self, ledger: Ledger, partition: int, entries: list[Entry]) -> None:
+    async def _apply_singly(self, ledger: Ledger, partition: int, entries: Sequence[Entry]) -> None:
         """Record one partition's entries one by one, so that the one that is wrong can be named."""
         for entry in entries:
             try:
@@ -173,7 +175,12 @@ class Writer:
                 return await self._broken_lineage(ledger, partition, error)
         return None
 
-    async def _commit(self, ledger: Ledger, entries: Mapping[int, list[Entry]]) -> None:
+    async def _commit(
+        self,
+        ledger: Ledger,
+        entries: Mapping[int, Sequence[Entry]],
+        rows: Mapping[int, Rows] = _NOTHING,
+    ) -> None:
         """One transaction. Raises LineageError or RefusedChangeError, and then nothing is done."""
         if not entries:
             return
@@ -181,7 +188,8 @@ class Writer:
         began = self._clock()
         async with ledger.applying(entries) as application:
             for partition, found in entries.items():
-                committed[partition] = await apply(application, partition, found)
+                ready = rows.get(partition)
+                committed[partition] = await apply(application, partition, found, ready)
         for partition, at in committed.items():
             self._committed[partition] = at
             self._stopped.recorded(partition, at)
@@ -190,7 +198,7 @@ class Writer:
             log.info("writing again")
             self._trouble = ""
 
-    def _count(self, entries: Mapping[int, list[Entry]], duration_s: float) -> None:
+    def _count(self, entries: Mapping[int, Sequence[Entry]], duration_s: float) -> None:
         kinds = Counter(c.kind for found in entries.values() for e in found for c in e.changes)
         for kind, count in kinds.items():
             self._metrics.recorded.labels(kind).inc(count)
@@ -218,6 +226,7 @@ class Writer:
     async def _look_around(self, ledger: Ledger) -> None:
         """Do the stores still agree? Who finds that they do not asks for a handshake."""
         cursors = await ledger.cursors(self._handshakes)
+        self._loads.begin_at(cursors)
         for partition in self._handshakes:
             recorded = cursors[partition].last if partition in cursors else NOWHERE
             committed = self._committed.get(partition, NOWHERE)

@@ -8,7 +8,8 @@ from service.journal_replay import JournalReplay
 from service.journal_view import JournalRow
 from service.lineage import NOWHERE, Epoch, Lineage, Position
 from service.outbox import Change
-from service.record import Cursor, chain
+from service.record import Cursor
+from service.rows import chain
 from service.violations import Head, Violation, Violations
 from tests.model import PartitionModel
 

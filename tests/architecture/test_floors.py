@@ -23,14 +23,14 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "stores",
-        """outbox columns inspection direct redis_store wakeups redis_view projection record
+        """outbox columns rows inspection direct redis_store wakeups redis_view projection record
         decision ledger event_record record_view journal_view sqlstates sessions letters
         end_of_record record_tables backup_files""",
     ),
     (
         "domain",
         """verdicts assurance succession applying unrecorded orders bringing_forward settling
-        handshake opening partition loader results lanes watermark vouching engine lingering
+        handshake opening partition loader results lanes watermark vouching engine lingering loads
         after_commit writer vitals stopped setting_aside deadletters
         findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history

@@ -25,8 +25,9 @@ from service.ledger import Ledger
 from service.outbox import Change
 from service.projection import Projection
 from service.reconciler import reconcile
-from service.record import Application, chain
+from service.record import Application
 from service.redis_store import RedisStore
+from service.rows import chain
 from service.settings import Settings
 from service.times import to_microseconds
 from tests.conftest import Client, Record, Stores

@@ -23,8 +23,9 @@ from service.ledger import Ledger, LedgerPool
 from service.lineage import Position
 from service.outbox import Change
 from service.projection import Projection
-from service.record import Application, chain
+from service.record import Application
 from service.redis_store import RedisStore
+from service.rows import chain
 from service.scripts import serving_scripts
 from service.settings import Settings
 from service.times import to_microseconds

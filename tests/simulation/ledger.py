@@ -22,7 +22,8 @@ from service.ledger import Ledger, LedgerPool
 from service.lineage import Epoch, Lineage, Position
 from service.losses import Loss
 from service.outbox import STATUS_AFTER, Change
-from service.record import Application, Cursor, Refused, chain
+from service.record import Application, Cursor, Refused
+from service.rows import Rows, chain
 from service.sqlstates import refusing
 from tests.simulation.network import Answer, Network, Reset, Silent
 from tests.simulation.network import Refused as ConnectRefused
@@ -246,11 +247,14 @@ class SimulatedApplication(Application):
         partition: int,
         changes: Sequence[Change],
         refused: Mapping[int, Refused] = {},  # never changed
+        rows: Rows | None = None,
     ) -> Position:
-        head = self.cursors[0].head
+        after = head = self.cursors[0].head
         hashes = {}
         for change in changes:
             hashes[change.seq] = head = chain(head, 0, change)
+        # What was made ready is what would be made now, or is not taken.
+        assert rows is None or rows.after != after or rows.hashes == hashes
         try:
             await self.link.ask(lambda _: _journal(self.copy, changes, hashes))
             await self.link.ask(lambda _: _carry(self.copy, changes))

@@ -197,6 +197,7 @@ class WriterRole(Role):
             retained_bytes=mix.retained_bytes,
             clock=loop.time,
             metrics=METRICS,
+            load_changes=mix.load_changes,
         )
         await writer.run()
 

@@ -45,6 +45,7 @@ class Mix:
     unrecorded_max: int
     linger_s: float
     retained_bytes: int
+    load_changes: int
 
     @staticmethod
     def drawn(random: Random) -> "Mix":
@@ -62,6 +63,7 @@ class Mix:
             unrecorded_max=random.choice((6, 1_000, 1_000, 1_000)),
             linger_s=random.choice((0.0, 0.02, 0.02, 1.0)),
             retained_bytes=random.choice((0, 300, 1_000, 10**9, 10**9)),
+            load_changes=random.choice((1, 3, 4_096)),
         )
 
 

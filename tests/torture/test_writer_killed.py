@@ -106,7 +106,7 @@ async def _wrong_while_dead(sale: Sale, record: Record, store: RedisStore) -> li
 
 BEFORE_COMMIT = (
     "service/writer.py",
-    "                committed[partition] = await apply(application, partition, found)\n",
+    "                committed[partition] = await apply(application, partition, found, ready)\n",
 )
 """The last that is done in the transaction."""
 

@@ -24,7 +24,8 @@ async def recorded(*entries: Entry) -> list[int]:
     """Apply entries to a record of two changes; return the seqs that went on record."""
     found: list[int] = []
 
-    async def record(_: int, changes: list[Change]) -> Position:
+    async def record(_: int, changes: list[Change], *, rows: object) -> Position:
+        assert rows is None
         found.extend(change.seq for change in changes)
         return Position(changes[-1].epoch, changes[-1].seq)
 
