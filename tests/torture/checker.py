@@ -4,8 +4,10 @@ The journal is replayed in the order of seq through `tests/model.py`: each chang
 the model makes when it is asked for it then, and each answer what the model answered at its seq.
 An operation that had ended before another began has the smaller seq, and what changes nothing saw
 no less than what had ended before it. With the order known, that is linearizability: nothing has to
-be searched. What a change may not do in any order is
-judged by the list that `onsale audit` has (`service/replay.py`). Pure; each fault is a sentence.
+be searched. What changed nothing is not remembered under its key (PROTOCOL, rule 24), so that a
+sending of it that was given up, and comes when all is over, may change something after all. What a
+change may not do in any order is judged by the list that `onsale audit` has (`service/replay.py`).
+Pure; each fault is a sentence.
 """
 
 import json
@@ -171,18 +173,11 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
     unknown = {one.event_id for one in operations} - replay.partition_of.keys()
     wrong += [f"event {event_id} is not on record" for event_id in sorted(unknown)]
     operations = [one for one in operations if one.event_id not in unknown]
-    of_partition: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
-    for one in operations:
-        for row in replay.by_key.get(one.key, [])[:1]:
-            if one.event_id not in replay.histories:
-                continue
-            seq = row.change.seq
-            history = replay.histories[one.event_id]
-            of_partition[row.partition].append((one, seq, seq + (seq in history.reassigned)))
+    of_partition, late = _changing(operations, replay)
     windows = {partition: Windows(done) for partition, done in of_partition.items()}
     stays = {event_id: _stays(history) for event_id, history in replay.histories.items()}
     for one in operations:
-        if one.completed is None or replay.by_key.get(one.key):
+        if one.completed is None or (replay.by_key.get(one.key) and one.key not in late):
             continue
         partition = replay.partition_of[one.event_id]
         window = windows[partition].of(one) if partition in windows else (0, _END)
@@ -199,9 +194,40 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
             continue
         partition = replay.partition_of[one.event_id]
         window = windows[partition].of(one) if partition in windows else (0, _END)
-        judge = _Judge(one, replay, window, stays[one.event_id], places)
+        judge = _Judge(one, replay, window, stays[one.event_id], places, is_late=one.key in late)
         wrong += [f"{one} {one.body}: {says}" for says in judge.judge()]
     return [*wrong, *_misplaced(places, replay)]
+
+
+def _changing(
+    operations: Sequence[Operation], replay: Replay
+) -> tuple[dict[int, list[tuple[Operation, int, int]]], set[str]]:
+    """Return by partition the operations that have a change, with its first and last seq.
+
+    And the keys of those that do not count: told that they had changed nothing, and carried out
+    behind that by a sending that was given up.
+    """
+    found: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
+    doubtful: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
+    late: set[str] = set()
+    for one in operations:
+        history = replay.histories.get(one.event_id)
+        rows = replay.by_key.get(one.key, []) if history else []
+        for row in rows[:1]:
+            seq = row.change.seq
+            is_told = one.completed is None or one.sends == 1 or one.seq == seq
+            of_partition = (found if is_told else doubtful)[row.partition]
+            of_partition.append(
+                (one, seq, seq + (history is not None and seq in history.reassigned))
+            )
+    for partition, of_partition in doubtful.items():
+        windows = Windows(found[partition])
+        for one, first, last in of_partition:
+            if first > windows.of(one)[1]:
+                late.add(one.key)
+            else:
+                found[partition].append((one, first, last))
+    return found, late
 
 
 def _seen(
@@ -273,10 +299,14 @@ class _Judge:
     window: tuple[int, int]
     stays: dict[str, list[Stay]]
     places: list[Place]
+    is_late: bool
 
     def judge(self) -> Iterator[str]:
         rows = self.replay.by_key.get(self.one.key, []) if self.one.key else []
         yield from self._is_about_it()
+        if self.is_late:
+            yield from self._was_asked_for(rows[0])
+            rows = []
         if self.one.kind == "look":
             yield from self._look()
         elif rows:
@@ -294,14 +324,18 @@ class _Judge:
         if not told.items() <= asked.items():
             yield f"the answer is about {told}"
 
+    def _was_asked_for(self, row: Row) -> Iterator[str]:
+        change = row.change
+        if (change.event_id, change.user_id) != (self.one.event_id, self.one.user):
+            yield f"its change is about {change.event_id} {change.user_id}"
+        if ASKED_BY[change.kind] != self.one.kind:
+            yield f"its change is {change.kind}"
+
     def _changed(self, row: Row) -> Iterator[str]:
         """It made a change: the answer is what the model said, and its seq lies in its time."""
         one, change = self.one, row.change
         first, last = self.window
-        if (change.event_id, change.user_id) != (one.event_id, one.user):
-            yield f"its change is about {change.event_id} {change.user_id}"
-        if ASKED_BY[change.kind] != one.kind:
-            yield f"its change is {change.kind}"
+        yield from self._was_asked_for(row)
         if not first < change.seq <= last:
             yield f"seq {change.seq} is not in {first + 1} to {last}"
         current = one.body.get("current")

@@ -202,7 +202,7 @@ FAULTS = {
             each=10,
             full=50,
             brief=4,
-            control="the writer's rows and its cursor are no one transaction",
+            control="a commit's statements are no one transaction",
         ),
         Fault(
             "redis_replies_dropped",

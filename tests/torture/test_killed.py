@@ -29,12 +29,13 @@ NO_TRANSACTION = (
                 yield await self._cursors(_LOCK_CURSORS, wanted)""",
 )
 DAWDLES = (
-    """        last = Position(changes[-1].epoch, changes[-1].seq)
+    """        await Projection(self.connection).carry(placed, rows.users)
 """,
-    """        last = Position(changes[-1].epoch, changes[-1].seq)
-        await __import__("asyncio").sleep(0.05)
+    """        await __import__("asyncio").sleep(0.05)
+        await Projection(self.connection).carry(placed, rows.users)
 """,
 )
+"""Journal and cursor are written by one statement: what can come apart is the rest."""
 
 
 @pytest.mark.torture("valkey_killed")
@@ -126,7 +127,7 @@ async def _records(sale: Sale, deployment: Deployment) -> None:
 
 @pytest.mark.torture("postgresql_killed")
 async def test_control_of_postgresql_killed(template: Path, tmp_path: Path) -> None:
-    """Where rows and cursor are no one transaction, what is on record is met again."""
+    """Where a commit is no one transaction, the journal has what the tables lack."""
     build = without(
         tmp_path,
         ("service/ledger.py", *NO_TRANSACTION),

@@ -187,6 +187,53 @@ def test_who_changes_something_later_has_the_greater_seq() -> None:
     assert "seq 3 is not in 5" in "\n".join(check(sale.operations, sale.rows))
 
 
+def late(user: str = "d", *, sends: int = 2) -> Sale:
+    """Have who was told that there is nothing to cancel book, and the cancellation come again."""
+    sale = Sale()
+    told = sale.operations[7]
+    told.user, told.sends = user, sends
+    sale.book("d", 202, "waiting", position=2)
+    last = sale.rows[-1].change.seq
+    sale._model.cancel(EVENT, user, f"{told.key}/{DIGEST}")
+    for made in sale._model.changes:
+        if made.seq > last:
+            key = told.key if made.details else ""
+            about = (made.kind, made.event, made.user, made.details)
+            sale._put(Change(made.seq, 1, 0, *about), key)
+    return sale
+
+
+def test_what_changed_nothing_may_be_carried_out_late() -> None:
+    """It was sent twice; the sending that was given up arrives when there is something to do."""
+    sale = late()
+    assert sale.rows[-1].change.kind == "left"
+    assert check(sale.operations, sale.rows) == []
+
+
+def elsewhere(sale: Sale) -> None:
+    """Have the late change made of somebody else's request."""
+    sale.operations[7].kind = "book"
+
+
+@pytest.mark.parametrize(
+    ("sale", "wrong", "says"),
+    [
+        (lambda: late(sends=1), lambda _: None, "is not in"),
+        (lambda: late("b"), lambda _: None, "to cancel all the time"),
+        (late, elsewhere, "its change is left"),
+        (late, lambda s: setattr(s.operations[7], "completed", 9.95), "its change is 1-9"),
+    ],
+    ids=["sent once", "there was something", "it was no cancellation", "while it was asked"],
+)
+def test_what_comes_late_excuses_nothing_else(
+    sale: Callable[[], Sale], wrong: Callable[[Sale], object], says: str
+) -> None:
+    """The answer must have been true in its time, the change asked for, and behind the answer."""
+    made = sale()
+    wrong(made)
+    assert says in "\n".join(check(made.operations, made.rows))
+
+
 def test_one_without_an_end_says_nothing_of_the_others() -> None:
     """That it has none is wrong; when the others were carried out it does not tell."""
     sale = Sale()
