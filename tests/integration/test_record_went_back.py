@@ -572,10 +572,10 @@ def _arm_batch(patched: pytest.MonkeyPatch, point: str, batch: int) -> None:
         if is_at("after COMMIT"):
             raise Died
 
-    async def mid_rows(self: Application, changes: Any) -> None:
+    async def mid_rows(self: Application, changes: Any, rows: Any) -> None:
         if is_at("mid rows"):
             raise Died
-        await counters(self, changes)
+        await counters(self, changes, rows)
 
     patched.setattr(Ledger, "applying", dying)
     patched.setattr(Projection, "_users", mid_rows)
