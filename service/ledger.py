@@ -135,14 +135,20 @@ class Ledger:
         }
 
     async def draw_event(self, name: str, capacity: int) -> int:
-        """Put a new event on record as `opening`, and return its id."""
-        return int(
-            await self._connection.fetchval(
-                "INSERT INTO events (name, capacity) VALUES ($1, $2) RETURNING id",
+        """Put a new event on record as `opening`, and return its id.
+
+        One that an event has already is passed over: of two partitions that are brought forward at
+        once the later may set the ids back behind those of the other.
+        """
+        while True:
+            drawn = await self._connection.fetchval(
+                "INSERT INTO events (name, capacity) VALUES ($1, $2)"
+                " ON CONFLICT DO NOTHING RETURNING id",
                 name,
                 capacity,
             )
-        )
+            if drawn is not None:
+                return int(drawn)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Self]:

@@ -310,6 +310,15 @@ class TestEvents:
         assert second.event_id == first.event_id + 1
         assert (await engine.event(first.event_id)).name == "First"
 
+    async def test_an_id_that_the_record_has_already_is_passed_over(
+        self, engine: Engine, record: Record
+    ) -> None:
+        """Ids that were set back, as by two partitions that come forward at once, stop nobody."""
+        opened = [(await engine.initialize(name, 1)).event_id for name in ("a", "b", "c")]
+        await record.execute("ALTER SEQUENCE events_id_seq RESTART WITH 1")
+        assert (await engine.initialize("d", 1)).event_id == opened[-1] + 1
+        assert await record.fetchval("SELECT count(*) FROM events") == 4
+
     @pytest.mark.usefixtures("writer")
     async def test_an_id_of_before_a_rebuild_is_drawn_again(
         self, settings: Settings, engine: Engine, redis_store: RedisStore, record: Record

@@ -148,6 +148,9 @@ class TestBroughtForward:
             await caught_up(copies, redis_store)
         await copies.restore()
         assert await ask(settings, redis_store) == Opened(2, "replay")
+        async with copies.connected() as record:
+            drawn = await record.fetchval("SELECT last_value FROM events_id_seq")
+        assert drawn == later[-1].event_id
         async with writing(settings):
             opened = await engine.initialize("Newest", 1)
             assert opened.event_id > max(event.event_id for event in later)
