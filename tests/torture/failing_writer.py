@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from service import after_commit, app, logs
@@ -21,6 +22,7 @@ from service.projection import Projection
 from service.record import Application
 from service.redis_store import RedisStore
 from service.settings import Settings, load_settings
+from service.writer import Writer
 
 VARIABLE = "ONSALE_TEST_POINTS"
 ENDED = "the writer's life ended at"
@@ -33,6 +35,9 @@ RETAINED_BYTES = 16 << 10
 """Less than a setting may say: so little that each sale has much to trim."""
 
 _TRIM_EVERY_S = 0.05
+
+LOAD_CHANGES = 2
+"""So few that the next load is nearly always made ready while one goes on record."""
 
 
 class Point:
@@ -119,6 +124,7 @@ def main() -> None:
     logs.configure(level=found.log_level, role="writer")
     settings = found.model_copy(update={"retained_bytes": RETAINED_BYTES})
     after_commit._TRIM_EVERY_S = _TRIM_EVERY_S
+    vars(app)["Writer"] = partial(Writer, load_changes=LOAD_CHANGES)
     for end in os.environ[VARIABLE].split():
         ended = live(settings, end)
         if os.waitstatus_to_exitcode(ended) != -signal.SIGKILL:
