@@ -16,8 +16,9 @@ from loadtests.checks import Check
 from loadtests.replay import History, Row
 from service.lineage import Position
 from service.outbox import STATUS_AFTER
-from service.record import chain, change_of
+from service.record import change_of
 from service.redis_store import RedisStore
+from service.rows import chain
 
 PAGE = 10_000
 POLL_S = 0.1

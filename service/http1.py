@@ -114,11 +114,13 @@ class Http1(HttpToolsProtocol):
         """Keep open, to answer what is owed, for a client that only has nothing more to ask.
 
         One that has gone looks the same, and is no worse off: what it asked is carried out anyhow.
-        A request that ends in the middle ends the connection.
+        A request that ends in the middle is none.
         """
-        if not self._owes or (self._part != _NONE and not self._refused):
+        if not self._owes or (self._part == _BODY and not self._refused):
             return False
-        if not self._refused:
+        if self._part == _HEAD and not self._refused:
+            self._refuse("invalid_http")
+        elif not self._refused:
             # Nothing waits behind it: where requests wait, nothing is read, not even the end.
             self.cycle.keep_alive = False
         return True

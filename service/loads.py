@@ -20,6 +20,7 @@ from service.lingering import Lingering, Raw
 from service.outbox import Entry
 from service.record import Cursor
 from service.rows import Rows, chained, rows_of
+from service.sqlstates import refusing
 
 _AT_ONCE = 256
 """So many changes are decoded, or hashed, before others have their turn: less than 1 ms."""
@@ -51,16 +52,17 @@ class Loads:
         """Take note of the chain's head at positions: rows can be made of what follows one."""
         self._cursors = cursors
 
+    def forget(self) -> None:
+        """Drop what is ahead: a handshake may have ended its epoch."""
+        self._ahead = None
+
     async def take(self, after: Mapping[int, Position]) -> Load | None:
         """Return what follows these positions; None, after half a second, where nothing does."""
         load, self._ahead = self._ahead, None
         if load is None or load.after != after:
             raw = await self._lingering.read(after)
             load = await self._decoded(raw, after) if raw else None
-        if load is None or not load.is_full or load.rows:
-            return load
-        heads = {p: at.head for p, at in self._cursors.items() if after.get(p) == at.last}
-        return await _made_ready(load, heads)
+        return load and await _made_ready(load, self._heads(after))
 
     async def during(self, load: Load, work: Awaitable[None]) -> None:
         """Wait until a load is on record; meanwhile, if it was a full one, make the next ready."""
@@ -84,8 +86,11 @@ class Loads:
             return None  # whoever needs it meets it again
         if not raw:
             return None
-        heads = {p: rows.head for p, rows in load.rows.items()}
+        heads = self._heads(after) | {p: rows.head for p, rows in load.rows.items()}
         return await _made_ready(await self._decoded(raw, after), heads)
+
+    def _heads(self, after: Mapping[int, Position]) -> dict[int, bytes]:
+        return {p: at.head for p, at in self._cursors.items() if after.get(p) == at.last}
 
     async def _decoded(self, raw: Raw, after: Mapping[int, Position]) -> Load:
         entries: dict[int, Sequence[Entry]] = {}
@@ -113,12 +118,12 @@ async def _decode(found: Iterable[tuple[str, dict[str, str]]], entries: list[Ent
 
 
 async def _made_ready(load: Load, heads: Mapping[int, bytes]) -> Load:
-    """Return a load with the rows of the partitions whose chain's head is known, if it is full."""
-    rows: dict[int, Rows] = {}
+    """Return a full load with the rows of all partitions whose chain's head is known."""
+    rows = dict(load.rows)
     if load.is_full:
-        for partition in load.entries.keys() & heads.keys():
+        for partition in (load.entries.keys() & heads.keys()) - rows.keys():
             # What does not fit into rows is refused in the transaction, which says so.
-            with contextlib.suppress(RefusedChangeError, OverflowError):
+            with contextlib.suppress(RefusedChangeError), refusing():
                 rows[partition] = await _rows(heads[partition], partition, load.entries[partition])
     return load._replace(rows=rows)
 

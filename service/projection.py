@@ -73,7 +73,8 @@ class Projection:
     async def _raise_event_ids(self, highest: int) -> None:
         """Have no id drawn that an event has already: a restored record forgets what it drew.
 
-        Never lowered, and not undone by a rollback: an id that is left out does no harm.
+        Not undone by a rollback: an id that is left out does no harm. Nor does one that another
+        partition has raised in between, and this sets back: who draws it passes it over.
         """
         await self._connection.execute(
             "SELECT setval('events_id_seq', $1) FROM events_id_seq"

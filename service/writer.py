@@ -277,6 +277,7 @@ class Writer:
     async def _shake_hands(self, partition: int, *, seen: Position, adopt: bool = True) -> None:
         """Have the stores compared; until that is done nothing of the partition is recorded."""
         self._held.add(partition)
+        self._loads.forget()
         try:
             result = await self._handshakes[partition].run(seen, adopt=adopt)
         except HandshakeImpossible as error:

@@ -230,6 +230,15 @@ def test_who_has_nothing_more_to_ask_is_answered_all(service: Service, raw: Conn
     assert raw.is_closed()
 
 
+def test_what_came_whole_is_answered_before_a_part(service: Service, raw: Connection) -> None:
+    """Of a booking and half a head, the booking has its answer, and the rest is no request."""
+    raw.send(request("POST", "/book", JSON, body=book(service.open_event(), 1)) + b"GET /st")
+    raw.end()
+    assert raw.answer().status == 201
+    assert_problem(raw.answer(), "invalid_http")
+    assert raw.is_closed()
+
+
 def test_a_request_that_ends_in_the_middle_ends_the_connection(service: Service) -> None:
     """It is not carried out, and nobody waits for the rest of it."""
     event_id = service.open_event()

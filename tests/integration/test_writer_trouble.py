@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,14 +12,16 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from service import sessions
+from service import app, sessions
 from service.app import make_writer
 from service.engine import Engine
 from service.handshake import Handshake, Opened
 from service.ledger import connect
+from service.lingering import LOAD_CHANGES
 from service.metrics import Metrics
 from service.redis_store import RedisStore
 from service.settings import Settings
+from service.writer import Writer
 from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import WAIT_S, eventually, writing
 from tests.integration.records import forge
@@ -286,6 +289,8 @@ class TestStopped:
         [("booked {} a", str(2**62)), ('opened 99 - {{"name":"\udcff","totalTickets":1}}', "1")],
         ids=["a time beyond all calendars", "a name that is no text"],
     )
+    @pytest.mark.parametrize("before", [0, 2], ids=["alone", "behind others"])
+    @pytest.mark.parametrize("load_changes", [1, LOAD_CHANGES], ids=["full loads", "small loads"])
     async def test_an_entry_that_cannot_be_put_into_a_statement_stops_the_partition(
         self,
         settings: Settings,
@@ -293,18 +298,25 @@ class TestStopped:
         record: Record,
         valkey: Client,
         caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
         change: str,
         at: str,
+        before: int,
+        load_changes: int,
     ) -> None:
         """It never reaches the server, and does not end the writer of all partitions either."""
+        monkeypatch.setattr(app, "Writer", partial(Writer, load_changes=load_changes))
         async with writing(settings):
             event_id = await opened(engine)
             await eventually(lambda: _cursor_is(record, 2))
-            valkey.connection_pool.connection_kwargs["encoding_errors"] = "surrogateescape"
-            await valkey.connection_pool.disconnect()
-            await forge(valkey, 0, change.format(event_id), at=at)
+        for person in range(before):
+            await engine.book(event_id, str(person))
+        valkey.connection_pool.connection_kwargs["encoding_errors"] = "surrogateescape"
+        await valkey.connection_pool.disconnect()
+        await forge(valkey, 0, change.format(event_id), at=at)
+        async with writing(settings):
             await eventually(said(caplog, STOPPED))
-        assert await _cursor_is(record, 2)
+        assert await _cursor_is(record, 2 + before)
 
 
 async def _cursor_is(record: Record, seq: int) -> bool:

@@ -67,18 +67,20 @@ _evaluate = RedisServer.evaluate
 
 
 async def _watermark_first(
-    self: Writer, ledger: Ledger, entries: Mapping[int, list[Entry]]
+    self: Writer, ledger: Ledger, entries: Mapping[int, Sequence[Entry]], *rows: Any
 ) -> None:
     for partition, found in entries.items():
         await self._after_commit._raise_watermark(partition, found[-1].last)
-    await _commit(self, ledger, entries)
+    await _commit(self, ledger, entries, *rows)
 
 
-async def _trim_first(self: Writer, ledger: Ledger, entries: Mapping[int, list[Entry]]) -> None:
+async def _trim_first(
+    self: Writer, ledger: Ledger, entries: Mapping[int, Sequence[Entry]], *rows: Any
+) -> None:
     for partition, found in entries.items():
         epoch, seq = found[-1].last
         await self._redis.trim_outbox(partition, Position(epoch, seq + 1))
-    await _commit(self, ledger, entries)
+    await _commit(self, ledger, entries, *rows)
 
 
 # What a handshake may get wrong.

@@ -277,9 +277,14 @@ class PostgresServer(Server):
             self.end_session(session)
         return session.open
 
+    def _holder(self, which: str) -> Session | None:
+        return self._row if which == "row" else self._advisory
+
     def _take(self, session: Session, which: str) -> bool:
-        holder = self._row if which == "row" else self._advisory
-        if holder is not None and holder is not session and self._is_open(holder):
+        holder = self._holder(which)
+        if holder is not None and not self._is_open(holder):
+            holder = self._holder(which)  # whoever waited longest has it by now
+        if holder is not None and holder is not session:
             return False
         if which == "advisory":
             self._advisory = session

@@ -5,15 +5,15 @@ the model makes when it is asked for it then, and each answer what the model ans
 An operation that had ended before another began has the smaller seq, and what changes nothing saw
 no less than what had ended before it. With the order known, that is linearizability: nothing has to
 be searched. What changed nothing is not remembered under its key (PROTOCOL, rule 24), so that a
-sending of it that was given up, and comes when all is over, may change something after all. What a
-change may not do in any order is judged by the list that `onsale audit` has (`service/replay.py`).
-Pure; each fault is a sentence.
+sending of it that was given up, and comes a few seconds after the answer, may change something.
+What a change may not do in any order is judged by the list that `onsale audit` has
+(`service/replay.py`). Pure; each fault is a sentence.
 """
 
 import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
@@ -28,6 +28,10 @@ ASKED_BY = {"booked": "book", "waiting": "book", "cancelled": "cancel", "left": 
 _NOBODY = {"cancelled", "left_waiting_list"}
 _STATUS = {"booked": (200, 201), "waiting": (202,), "cancelled": (200,), "left": (200,)}
 _END = 1 << 62
+
+LATE_S = 15.0
+"""How long after the answer a sending that was given up may be carried out: held on its way, or
+unread in a frozen process, and from then on for the request's deadline."""
 
 
 @dataclass(repr=False)
@@ -160,10 +164,13 @@ class Windows:
         """Return the last seq that was surely before it, and the last one that may be."""
         assert one.completed is not None
         before = bisect_left(self._ended, one.invoked) - 1
-        behind = bisect_right(self._begun, one.completed)
         first = self._latest[before] if before >= 0 else 0
-        last = self._earliest[behind] - 1 if behind < len(self._earliest) else _END
-        return first, last
+        return first, self.until(one.completed)
+
+    def until(self, at: float) -> int:
+        """Return the last seq that may be before whatever begins later than a time."""
+        behind = bisect_right(self._begun, at)
+        return self._earliest[behind] - 1 if behind < len(self._earliest) else _END
 
 
 def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
@@ -173,9 +180,9 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
     unknown = {one.event_id for one in operations} - replay.partition_of.keys()
     wrong += [f"event {event_id} is not on record" for event_id in sorted(unknown)]
     operations = [one for one in operations if one.event_id not in unknown]
-    of_partition, late = _changing(operations, replay)
-    windows = {partition: Windows(done) for partition, done in of_partition.items()}
     stays = {event_id: _stays(history) for event_id, history in replay.histories.items()}
+    of_partition, late = _changing(operations, replay, stays)
+    windows = {partition: Windows(done) for partition, done in of_partition.items()}
     for one in operations:
         if one.completed is None or (replay.by_key.get(one.key) and one.key not in late):
             continue
@@ -200,12 +207,12 @@ def check(operations: Sequence[Operation], rows: Sequence[Row]) -> list[str]:
 
 
 def _changing(
-    operations: Sequence[Operation], replay: Replay
+    operations: Sequence[Operation], replay: Replay, stays: Mapping[int, dict[str, list[Stay]]]
 ) -> tuple[dict[int, list[tuple[Operation, int, int]]], set[str]]:
     """Return by partition the operations that have a change, with its first and last seq.
 
-    And the keys of those that do not count: told that they had changed nothing, and carried out
-    behind that by a sending that was given up.
+    And the keys of those that do not count: told that they had changed nothing, which was so before
+    their change, and carried out by a sending that was given up.
     """
     found: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
     doubtful: dict[int, list[tuple[Operation, int, int]]] = defaultdict(list)
@@ -223,7 +230,11 @@ def _changing(
     for partition, of_partition in doubtful.items():
         windows = Windows(found[partition])
         for one, first, last in of_partition:
-            if first > windows.of(one)[1]:
+            assert one.completed is not None
+            since, until = windows.of(one)
+            window = since, min(until, first - 1)
+            judge = _Judge(one, replay, window, stays[one.event_id], [], is_late=True)
+            if first <= windows.until(one.completed + LATE_S) and not any(judge.judge()):
                 late.add(one.key)
             else:
                 found[partition].append((one, first, last))

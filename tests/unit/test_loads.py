@@ -33,7 +33,7 @@ class Outboxes:
     def __init__(self, **ends: int) -> None:
         """Take the last seq of each partition, `p0` and on."""
         self.ends = {int(name[1:]): end for name, end in ends.items()}
-        self.corrupt = 0
+        self.wrong: dict[int, dict[str, str]] = {}
         self.is_away = False
         self.asked: list[Mapping[int, Position]] = []
         self.blocked: list[int] = []
@@ -54,9 +54,8 @@ class Outboxes:
         return {p: entries for p, entries in found.items() if entries}
 
     def _entry(self, seq: int) -> tuple[str, dict[str, str]]:
-        changes = "?" if seq == self.corrupt else line(seq)
-        fields = {"v": "2", "at": str(1_000_000 + seq), "first": str(seq), "changes": changes}
-        return f"1-{seq}", fields
+        fields = {"v": "2", "at": str(1_000_000 + seq), "first": str(seq), "changes": line(seq)}
+        return f"1-{seq}", fields | self.wrong.get(seq, {})
 
 
 def loads_of(outboxes: Outboxes) -> Loads:
@@ -191,27 +190,63 @@ async def test_rows_are_made_of_nothing_whose_head_is_not_known() -> None:
     assert ahead.rows[0].after == HEAD
 
 
-async def test_what_does_not_fit_into_rows_is_for_the_transaction() -> None:
-    """A time that PostgreSQL could not be asked for again: the load is there, without rows."""
-    outboxes = Outboxes(p0=10 + 2 * LOAD)
-    entry = outboxes._entry
-
-    def beyond(seq: int) -> tuple[str, dict[str, str]]:
-        entry_id, fields = entry(seq)
-        return entry_id, {**fields, "at": "9" * 18}
-
-    outboxes._entry = beyond  # type: ignore[method-assign]
+@pytest.mark.parametrize("place", [11, 600], ids=["in the first load", "in the one read ahead"])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"at": "9" * 18}, {"changes": 'opened 9 - {"name":"\udcff","totalTickets":1}'}],
+    ids=["a time beyond all calendars", "a name that is no text"],
+)
+async def test_what_does_not_fit_into_rows_is_for_the_transaction(
+    place: int, wrong: dict[str, str]
+) -> None:
+    """What no statement could take: the load is there, without rows, and nothing is raised."""
+    outboxes = Outboxes(p0=10 + 4 * LOAD)
+    outboxes.wrong[place] = wrong
     loads = loads_of(outboxes)
     loads.begin_at({0: Cursor(START, HEAD)})
-    load = await taken(loads, {0: START})
-    assert load.is_full
+    after = START
+    while True:
+        load = await taken(loads, {0: after})
+        assert load.is_full
+        await loads.during(load, nothing())
+        if place in seqs(load):
+            break
+        assert load.rows
+        after = Position(1, seqs(load)[-1])
     assert not load.rows
+
+
+async def test_each_partition_has_its_head() -> None:
+    """One that has nothing in a load has rows in the next, whatever the others have had."""
+    outboxes = Outboxes(p0=10 + 4 * LOAD, p1=1)
+    loads = loads_of(outboxes)
+    loads.begin_at({0: Cursor(START, HEAD), 1: Cursor(Position(1, 1), b"1" * 32)})
+    after = {0: START, 1: Position(1, 1)}
+    load = await taken(loads, after)
+    assert load.rows.keys() == {0}
+    outboxes.ends[1] = 5
+    await loads.during(load, nothing())
+    ahead = await taken(loads, {**after, 0: Position(1, seqs(load)[-1])})
+    assert ahead.rows.keys() == {0, 1}
+    assert ahead.rows[1].after == b"1" * 32
+
+
+async def test_what_is_forgotten_is_read_anew() -> None:
+    """After a handshake what was ahead may be of an epoch that has ended, wherever it begins."""
+    outboxes = Outboxes(p0=10 + 4 * LOAD)
+    loads = loads_of(outboxes)
+    load = await taken(loads, {0: START})
+    await loads.during(load, nothing())
+    read = len(outboxes.asked)
+    loads.forget()
+    await taken(loads, {0: Position(1, seqs(load)[-1])})
+    assert len(outboxes.asked) > read
 
 
 async def test_an_entry_that_cannot_be_read_ends_its_partitions_load() -> None:
     """With what is wrong with it; those before it, and the other partition's, are there."""
     outboxes = Outboxes(p0=20, p1=30)
-    outboxes.corrupt = 15
+    outboxes.wrong[15] = {"changes": "?"}
     load = await taken(loads_of(outboxes), {0: START, 1: Position(1, 20)})
     assert seqs(load) == [11, 12, 13, 14]
     assert seqs(load, 1) == list(range(21, 31))
