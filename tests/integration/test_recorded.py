@@ -637,6 +637,7 @@ class TestConfiguration:
                 assert (await engine.book(event.event_id, "a")).durability == RECORDED
         finally:
             await valkey.config_set("appendonly", "yes")
+            await eventually(lambda: _has_its_file(valkey))
 
     async def test_a_postgresql_that_may_lose_commits_is_not_written_to(
         self, stores: Stores, record: Record
@@ -693,3 +694,9 @@ async def _serves(engine: Engine) -> bool:
     except Problem:
         return False
     return True
+
+
+async def _has_its_file(valkey: Client) -> bool:
+    """Whether the file that was asked for is written: Redis 7.0 does not stop before."""
+    found = await valkey.info("persistence")
+    return not (found["aof_rewrite_in_progress"] or found["aof_rewrite_scheduled"])
