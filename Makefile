@@ -80,8 +80,9 @@ check: .venv/.dev ## Look at format, lint, types and contracts
 	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/architecture
 
 # ONLY="book,no-op" measures these alone in a minute; ROUNDS SECONDS; WRITE=1 keeps what it prints.
-bench: .venv/.dev ## Measure bookings and reads beside a no-op, and verify them (20 min; ONLY ROUNDS SECONDS WRITE)
-	$(BIN)/python loadtests/bench.py $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
+# BASE=<commit> measures this tree beside that commit's, in alternating rounds (ONLY="book": 3 min).
+bench: .venv/.dev ## Measure bookings and reads beside a no-op, or beside a commit's (20 min; BASE ONLY ROUNDS SECONDS WRITE)
+	$(BIN)/python loadtests/bench.py $(if $(BASE),--base $(BASE)) $(if $(ONLY),--only "$(ONLY)") $(if $(ROUNDS),--rounds $(ROUNDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(WRITE),--write)
 
 bench-growth: .venv/.dev ## Measure scripts by batch size, positions among a million waiters, a rebuild of 200,000 users (5 min)

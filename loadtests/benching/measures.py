@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import comb
 from statistics import median
 
 
@@ -49,7 +50,8 @@ class Measured:
 
     `cpu_us`: of each process, per good answer, until all was on record. `drain_s`: from the last
     answer until then. `others`: the share of the machine's time that other processes and
-    other machines took. `wrong`: what was not as promised, in words.
+    other machines took, `idle` that in which nothing ran. `wrong`: what was not as promised, in
+    words.
     """
 
     sent: Sent
@@ -57,6 +59,7 @@ class Measured:
     lag: Lag | None = None
     drain_s: float | None = None
     others: float = 0.0
+    idle: float = 0.0
     wrong: Sequence[str] = ()
 
 
@@ -90,6 +93,58 @@ def ratio(pair: Pair, over: Sequence[Measured], under: Sequence[Measured]) -> Ra
     """Return the ratio of two variants' rates, round by round."""
     each = [a.sent.rate / b.sent.rate for a, b in zip(over, under, strict=True) if b.sent.rate]
     return Ratio(pair, median(each), min(each), max(each)) if each else Ratio(pair, 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The rounds' ratios of two trees: median, its 95 % interval, the smallest and the greatest.
+
+    The interval is that of the order statistics, which assume nothing of how the ratios are
+    distributed; fewer than six rounds have none.
+    """
+
+    rounds: int
+    median: float
+    interval: tuple[float, float] | None
+    least: float
+    most: float
+
+    @property
+    def verdict(self) -> str:
+        """Tell a change from noise: noise has 1 inside of the interval."""
+        if self.interval is None:
+            return "too few rounds"
+        low, high = self.interval
+        return "noise" if low <= 1 <= high else "a change"
+
+
+def change(here: Sequence[float], base: Sequence[float]) -> Change:
+    """Return one tree's numbers over the other's, round by round. Raises ValueError for none."""
+    each = sorted(a / b for a, b in zip(here, base, strict=True) if b)
+    if not each:
+        msg = "no round has a number to compare with"
+        raise ValueError(msg)
+    tail = interval_tail(len(each))
+    interval = (each[tail - 1], each[-tail]) if tail else None
+    return Change(len(each), median(each), interval, each[0], each[-1])
+
+
+def interval_tail(many: int, outside_max: float = 0.05) -> int:
+    """Return which of the ordered values, from either end, bound the median's 95 % interval.
+
+    The true median lies outside of the k-th values from both ends with twice the probability of
+    fewer than k heads in so many tosses. 0 where even the ends are not enough.
+    """
+    tail, outside = 0, 2 * comb(many, 0) / 2**many
+    while outside <= outside_max:
+        tail += 1
+        outside += 2 * comb(many, tail) / 2**many
+    return tail
+
+
+def summed_us(measured: Measured) -> float:
+    """Return the CPU time of all processes of the service per good answer, in microseconds."""
+    return sum(us for process, us in measured.cpu_us.items() if process != "generator")
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -10,9 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import psutil
 from redis.asyncio import Redis
 
-from loadtests.benching.processes import child, environment, python, until
+from loadtests.benching.processes import ChildEndedError, child, environment, until
+from loadtests.benching.trees import HERE, Tree
 from service.embedded import EmbeddedValkey
 from service.health import ask
 from service.keys import partition_keys
@@ -29,8 +31,11 @@ _POLL_S = 0.01
 class Onsale:
     """A running service. Everything that is booked here is held against its record."""
 
-    def __init__(self, directory: Path, service: Service, roots: dict[str, list[int]]) -> None:
+    def __init__(
+        self, directory: Path, tree: Tree, service: Service, roots: dict[str, list[int]]
+    ) -> None:
         """`roots`: the processes by what they are, for the CPU time of each with its children."""
+        self._tree = tree
         self.directory = directory
         self.service = service
         self.roots = roots
@@ -105,12 +110,13 @@ class Onsale:
     async def command(self, *arguments: str) -> tuple[int, str]:
         """Run an operator's command; return its exit code and what it printed."""
         process = await asyncio.create_subprocess_exec(
-            *python("-m", "service", *arguments),
+            *self._tree.command(*arguments),
             cwd=self.directory,
             env=environment(
                 ONSALE_DATA_DIR=str(self.directory),
                 REDIS_URL=self.service.redis,
                 DATABASE_URL=self.service.postgresql,
+                **self._tree.environment(),
             ),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -120,29 +126,51 @@ class Onsale:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path, **settings: str) -> AsyncIterator[Onsale]:
-    """Run a service on a directory until the block is left. Raises ChildEndedError."""
+async def running(directory: Path, tree: Tree = HERE, **settings: str) -> AsyncIterator[Onsale]:
+    """Run a tree's service on a directory until the block is left. Raises ChildEndedError."""
     directory.mkdir(parents=True)  # noqa: ASYNC240  # before anything is measured
-    settings = {"ONSALE_DATA_DIR": str(directory), "PORT": "0", **settings}
-    log, run = directory / "up.log", RunDirectory(directory)
-    with child(python("-m", "service", "up"), log, **settings) as process:
+    settings = {"ONSALE_DATA_DIR": str(directory), "PORT": "0", **settings, **tree.environment()}
+    log = directory / "up.log"
+    with child(tree.command("up"), log, **settings) as process:
 
         async def ready() -> bool:
-            service = run.read_service()
+            service = _published(directory)
             return service is not None and (await ask(service.http, "/readyz")).healthy
 
         await until(process, log, ready)
-        service = run.read_service()
+        service = _published(directory)
         assert service is not None
-        roots: dict[str, list[int]] = {}
-        for role, (pid, _) in run.read_pids().items():
-            roots.setdefault(role.partition("-")[0], []).append(pid)
-        onsale = Onsale(directory, service, roots)
+        onsale = Onsale(directory, tree, service, _roots(process.pid, tree))
         await onsale.connect()
         try:
             yield onsale
         finally:
             await onsale.close()
+
+
+def _published(directory: Path) -> Service | None:
+    """Return the addresses that a service has published, by whatever release."""
+    try:
+        told = json.loads((directory / "run" / "service.json").read_text())
+        return Service(told["pid"], told["http"], told["redis"], told["postgresql"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _roots(pid: int, tree: Tree) -> dict[str, list[int]]:
+    """Return the children of `onsale up` by role, as it has named them in their environment.
+
+    Raises ChildEndedError where the API or the writer does not run this tree's files.
+    """
+    roots: dict[str, list[int]] = {}
+    for process in psutil.Process(pid).children():
+        environment = process.environ()
+        role = environment.get("ONSALE_ROLE", "?").partition("-")[0]
+        roots.setdefault(role, []).append(process.pid)
+        if role in {"api", "writer"} and not environment.items() >= tree.environment().items():
+            msg = f"the {role} does not run the files of {tree.path}"
+            raise ChildEndedError(msg)
+    return roots
 
 
 @contextlib.asynccontextmanager

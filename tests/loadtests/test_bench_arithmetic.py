@@ -1,22 +1,46 @@
 """What is pure in the bench: requests, wrk's words, ratios, tables, the choice of groups."""
 
+import asyncio
 import itertools
 import json
 import os
 import re
+import subprocess
+import sys
+import sysconfig
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from loadtests.benching import groups, plot, report, wrk
+from loadtests.benching import (
+    comparing,
+    comparison_report,
+    groups,
+    plot,
+    processes,
+    report,
+    trees,
+    wrk,
+)
 from loadtests.benching.cpu import snapshot
-from loadtests.benching.measures import Lag, Measured, Pair, Sent, percentile, ratio
+from loadtests.benching.measures import (
+    Lag,
+    Measured,
+    Pair,
+    Sent,
+    change,
+    interval_tail,
+    percentile,
+    ratio,
+    summed_us,
+)
 from loadtests.benching.overload import Load, verdicts
 from loadtests.benching.rounds import GroupResult
-from loadtests.benching.stage import Options
+from loadtests.benching.stage import Options, Stage
 from loadtests.benching.traffic import Traffic, booking
-from loadtests.benching.variants import unlike
+from loadtests.benching.variants import OnsaleVariant, unlike
 
 
 def sent(rate: float = 100.0, *, answers: int = 100, refused: int = 0, in_flight: int = 0) -> Sent:
@@ -91,6 +115,119 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert found.verdict == "holds"
     assert ratio(Pair("a", "b", 1.01), over, under).verdict == "does not hold"
     assert ratio(Pair("a", "b"), over, under).verdict == ""
+
+
+def test_a_change_is_told_from_noise_by_the_ratios_of_the_rounds() -> None:
+    """Each round is a ratio of its own: what slows both in one round is in neither's number."""
+    base = [100.0, 50.0, 200.0, 100.0, 100.0, 100.0]
+    slower = change([each * 1.03 for each in base], base)
+    assert slower.median == pytest.approx(1.03)
+    assert slower.interval == pytest.approx((1.03, 1.03))
+    assert slower.verdict == "a change"
+    noise = change([101, 49, 203, 97, 100, 99], base)
+    assert (noise.least, noise.most) == pytest.approx((0.97, 1.015))
+    assert noise.interval == pytest.approx((0.97, 1.015))
+    assert noise.verdict == "noise"
+    few = change([3, 1, 2], [1, 1, 1])
+    assert (few.median, few.interval, few.verdict) == (2, None, "too few rounds")
+
+
+@pytest.mark.parametrize(
+    ("rounds", "tail"), [(1, 0), (5, 0), (6, 1), (8, 1), (9, 2), (15, 4), (25, 8)]
+)
+def test_the_interval_of_a_median_is_that_of_the_sign_test(rounds: int, tail: int) -> None:
+    """The numbers of the tables: 15 values give the 4th and the 12th, fewer than 6 give none."""
+    assert interval_tail(rounds) == tail
+
+
+def test_the_service_s_cpu_time_is_without_the_generator_s() -> None:
+    """API, stores and writer are the service."""
+    assert summed_us(measured(1)) == 10.0
+
+
+class Loaded(OnsaleVariant):
+    """A scenario of a service that is not there: it notes which tree was loaded, and when."""
+
+    def __init__(self, loaded: list[str]) -> None:
+        """Take the list to note it in."""
+        super().__init__("book")
+        self._loaded = loaded
+
+    async def prepare(self, stage: Stage) -> None:
+        """Bring nothing up."""
+        self.stage = stage
+
+    async def run(self, number: int, seconds: float) -> Measured:
+        """Return a rate and CPU time that drift from round to round, and differ by tree."""
+        del seconds
+        self._loaded.append(self.stage.tree.name)
+        here = self.stage.tree is trees.HERE
+        cpu = {"api": (40.0 + number) * (1.02 if here else 1.0), "generator": 9.0}
+        return replace(measured(100.0 / (number + 1)), cpu_us=cpu, idle=0.25)
+
+
+def test_two_trees_are_loaded_in_turn_and_compared_round_by_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A B, B A: the drift of the machine is in no ratio, and neither tree is always second."""
+    loaded: list[str] = []
+    monkeypatch.setattr(comparing, "scenarios", lambda: {"book": Loaded(loaded)})
+    monkeypatch.setattr(comparing, "LOOK_S", 0.02)
+    base = trees.Tree("base", Path("/base"), "python")
+    found = asyncio.run(comparing.measure("book", base, Options(6, 1.0, 4, wrk=False)))
+    here = trees.HERE.name
+    assert loaded[2:] == ["base", here, here, "base"] * 3
+    assert (found.rate.median, found.rate.verdict) == (1.0, "noise")
+    assert found.cpu.median == pytest.approx(1.02)
+    assert found.cpu.verdict == "a change"
+    text = comparison_report.comparison(found)
+    assert "| book | CPU µs per answer | 1.020 | 1.020 to 1.020 | 1.020 to 1.020 | a change |" in (
+        text.splitlines()
+    )
+    assert "and 25% (median) while one was loaded." in text
+
+
+def test_a_commit_s_files_are_unpacked_and_run_by_this_interpreter(tmp_path: Path) -> None:
+    """Another lock has an environment of its own, made as that tree's Makefile makes it."""
+    repository = tmp_path / "repository"
+    (repository / "requirements").mkdir(parents=True)
+    lock = repository / trees.LOCK
+    lock.write_bytes((processes.ROOT / trees.LOCK).read_bytes())
+    makefile = ".venv/.run:\n\tmkdir -p .venv/bin && ln -s $(PYTHON) .venv/bin/python\n"
+    (repository / "Makefile").write_text(makefile)
+    git(repository, "init", "-q")
+    git(repository, "add", ".")
+    git(repository, "commit", "-q", "-m", "one")
+    lock.write_text("other==1\n")
+    git(repository, "commit", "-q", "-a", "-m", "two")
+
+    same, note = trees.unpack("HEAD~1", tmp_path / "same", repository)
+    assert (same.python, same.path) == (sys.executable, tmp_path / "same")
+    assert note == "requirements/run.txt is the same in both trees."
+    assert (same.path / trees.LOCK).read_bytes() == (processes.ROOT / trees.LOCK).read_bytes()
+
+    other, note = trees.unpack("HEAD", tmp_path / "other", repository)
+    assert other.python == str(tmp_path / "other/.venv/bin/python")
+    assert Path(other.python).resolve() == Path(sys.executable).resolve()
+    assert "differs" in note
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["other", "repository", "same"]
+
+
+def test_an_interpreter_without_optimisation_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers are those of another interpreter than most services run."""
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: "'--prefix=/usr'")
+    assert "**Warning**: it was built without --enable-optimizations" in trees.build()
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda _: "'--enable-optimizations'")
+    assert "Warning" not in trees.build()
+
+
+def git(repository: Path, *arguments: str) -> None:
+    """Run git with an author, and without the settings of the account."""
+    names = [f"{name}=test" for name in ("user.name", "user.email")]
+    options = [word for name in names for word in ("-c", name)]
+    environment = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    argv = ["git", "-C", str(repository), *options, *arguments]
+    subprocess.run(argv, check=True, env=environment)
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
