@@ -97,7 +97,7 @@ def build() -> str:
         return f"{told} They are of a shared build, and this interpreter is a static one."
     return (
         f"{told} **Warning**: it was built without --enable-optimizations, and is slower by a fifth"
-        " to a third than one with it; use Debian's (`make PYTHON=/usr/bin/python3 bench …`)."
+        " to a third than one with it; use Debian's (`make bench PYTHON=/usr/bin/python3 …`)."
     )
 
 
