@@ -40,6 +40,7 @@ from service.ledger import LedgerPool
 from service.listener import allow_connections, bind, inherited
 from service.metrics import Metrics, shared
 from service.partition import Partition
+from service.readiness import Readiness
 from service.redis_store import RedisStore
 from service.settings import Settings
 from service.stopwatch import Stopwatch
@@ -103,7 +104,14 @@ class Worker:
             self._witness.note,
             Admission(settings.standing_wait_ms_max / 1000, time.monotonic),
         )
-        self.look = partial(look, self._redis, self._ledgers, settings.partitions)
+        self.readiness = Readiness(
+            self.partitions,
+            unrecorded_max=bounds.unrecorded.changes_max,
+            needs_record=settings.durability == "recorded",
+        )
+        self.look = partial(
+            look, self._redis, self._ledgers, settings.partitions, self.readiness.problems
+        )
 
     async def __aenter__(self) -> Engine:
         """Begin to open all partitions, in the background. Raises ConfigurationError."""
@@ -120,6 +128,15 @@ class Worker:
         await self._redis.aclose()
         await self._ledgers.aclose()
 
+    @contextlib.asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Ask meanwhile whether bookings are taken."""
+        self.readiness.start()
+        try:
+            yield
+        finally:
+            await self.readiness.stop()
+
 
 def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     """Return the API as an ASGI application; it connects when its lifespan starts."""
@@ -127,7 +144,7 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with worker:
+        async with worker, worker.watching():
             gc.collect()
             gc.freeze()
             yield
@@ -143,7 +160,7 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
 
     app = Starlette(
         routes=[
-            *Handlers(worker.engine).routes(),
+            *Handlers(worker.engine, worker.readiness).routes(),
             *documentation.routes(),
             Exposition(metrics, worker.look, onsale_version()).route(),
         ],

@@ -229,12 +229,6 @@ class Engine:
                 return await self._given(event_id, opened, deadline, awaited=awaited)
         raise Problem("unavailable", "No id was free.")
 
-    async def ready(self) -> None:
-        """Ask every partition whether it serves. Raises Problem when one does not."""
-        for partition in self._partitions:
-            deadline = asyncio.get_running_loop().time() + 1.0
-            await partition.ask("read", [partition.keys.meta], [0], deadline)
-
     def _for(self, kind: int, event_id: int) -> Lanes:
         """Return an event's lanes to whom they are open. Raises WaitingRoomFull."""
         number = partition_of(event_id, len(self._lanes))

@@ -14,7 +14,6 @@ from service.metrics import Metrics
 from service.vitals import PartitionVitals, Vitals
 
 _OF_A_PARTITION: tuple[tuple[str, str, Callable[[PartitionVitals], float | None]], ...] = (
-    ("open", "1 where bookings are taken.", lambda v: bool(v.meta and v.meta.open)),
     ("epoch", "The epoch of Redis.", lambda v: v.meta.epoch if v.meta else 0),
     ("last_seq", "R, the last change in Redis.", lambda v: v.meta.seq if v.meta else 0),
     ("recorded_seq", "P, the last change on record.", lambda v: v.recorded.seq),
@@ -43,6 +42,7 @@ _LABELS = {
     "onsale_info": ("version",),
     "onsale_store_up": ("store",),
     "onsale_closed": ("partition", "why"),
+    "onsale_refused": ("partition", "code", "why"),
 }
 
 
@@ -105,7 +105,31 @@ class _Everything(Collector):
                 if (value := value_of(of)) is not None:
                     family.add_metric([str(number)], value)
             yield family
+        yield self._open()
+        yield self._refused()
         yield self._closed()
+
+    def _open(self) -> Metric:
+        """Tell of every partition, also while Redis cannot be asked."""
+        family = GaugeMetricFamily(
+            "onsale_open", "1 where bookings are taken.", labels=["partition"]
+        )
+        for number, problem in self._vitals.problems.items():
+            of = self._vitals.partitions.get(number)
+            is_open = of is not None and of.meta is not None and of.meta.open
+            family.add_metric([str(number)], is_open and problem is None)
+        return family
+
+    def _refused(self) -> Metric:
+        family = GaugeMetricFamily(
+            "onsale_refused",
+            "1 where bookings are refused, and why.",
+            labels=["partition", "code", "why"],
+        )
+        for number, problem in self._vitals.problems.items():
+            if problem is not None:
+                family.add_metric([str(number), problem.code, problem.detail], 1)
+        return family
 
     def _closed(self) -> Metric:
         family = GaugeMetricFamily(

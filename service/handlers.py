@@ -32,14 +32,16 @@ from service.models import (
     parse_user_id,
 )
 from service.preferences import preferred
+from service.readiness import Readiness
 
 
 class Handlers:
     """The handlers of one application."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Take the engine that decides."""
+    def __init__(self, engine: Engine, readiness: Readiness) -> None:
+        """Take the engine that decides, and what is known of its partitions."""
         self._engine = engine
+        self._readiness = readiness
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
@@ -124,7 +126,7 @@ class Handlers:
 
     async def readyz(self, _: Request) -> Response:
         """Say whether bookings are taken: 200, or the problem that stands in the way."""
-        await self._engine.ready()
+        self._readiness.check()
         return answer(200, {"status": "ready"}, NO_STORE)
 
     async def index(self, _: Request) -> Response:

@@ -39,8 +39,8 @@ class Reply:
 class _Fate:
     """What is known of one call.
 
-    Its number; the latest time at which it may run, the same in every send; and the epoch in which
-    a send of it may have run.
+    Its number; the latest time at which it may run, the same in every send; the epoch in which a
+    send of it may have run; and why Redis refused the last send, empty where it did not.
     """
 
     caller: str
@@ -48,6 +48,7 @@ class _Fate:
     latest: int = 0
     unknown_in: int | None = None
     attempts: int = 0
+    refused_because: str = ""
 
 
 class Partition:
@@ -161,6 +162,20 @@ class Partition:
             return accepted
         raise Problem("unavailable")
 
+    async def probe(self, unrecorded_max: int, deadline: float) -> tuple[Position, int]:
+        """Ask whether a booking would be taken now; return R, and the seq of W.
+
+        Raises Problem with the reason, `unavailable`, `closed` or `record_behind`.
+        """
+        keys = [self.keys.meta, self.keys.outbox]
+        reply = await self.ask("probe", keys, [unrecorded_max], deadline)
+        outcome, recorded = reply.words
+        if outcome == "OUTBOX_AHEAD":
+            raise Problem("unavailable", "Redis refuses entries of the outbox: it is ahead.")
+        if outcome == "RECORD_BEHIND":
+            raise Problem("record_behind")
+        return reply.last, int(recorded)
+
     async def watermark(self, epoch: int) -> Position | None:
         """Return W as an epoch has it, None where Redis is in another by now. Raises Problem."""
         try:
@@ -189,7 +204,7 @@ class Partition:
         """
         loop = asyncio.get_running_loop()
         if deadline <= loop.time():
-            raise Problem("unavailable")
+            raise Problem("unavailable", fate.refused_because)
         try:
             return await self._evaluate(serving, script, keys, arguments, deadline - loop.time())
         except MissingScript:
@@ -197,8 +212,9 @@ class Partition:
             return None
         except OutOfMemory as error:
             self._opening.note(str(error))
-            raise Problem("unavailable", "Redis has no memory left.") from error
+            raise Problem("unavailable", error.reason) from error
         except NotExecuted as error:
+            fate.refused_because = error.reason
             self._opening.note(str(error))
         except Unknown as error:
             fate.unknown_in = serving.epoch

@@ -19,6 +19,7 @@ SERVING = (
     "load_event",
     "raise_watermark",
     "forget_callers",
+    "probe",
 )
 """Scripts that carry partition and epoch, and check the epoch; the handshake loads them."""
 

@@ -5,13 +5,13 @@ Asked of the stores themselves, so that it is true while the writer is down as w
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from service.errors import CorruptEntryError
+from service.errors import CorruptEntryError, Problem
 from service.ledger import UNAVAILABLE, LedgerPool
 from service.lineage import NOWHERE, Position
 from service.redis_store import Meta, RedisStore
@@ -47,23 +47,42 @@ class PartitionVitals:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """All partitions, as far as Redis answers; and which of the two stores does."""
+    """All partitions, as far as Redis answers; and which of the two stores does.
+
+    `problems`: of every partition, why it takes no bookings, None where it takes them.
+    """
 
     redis_up: bool
     postgresql_up: bool
     partitions: Mapping[int, PartitionVitals] = field(default_factory=dict)
+    problems: Mapping[int, Problem | None] = field(default_factory=dict)
 
 
-async def look(redis: RedisStore, ledgers: LedgerPool, partitions: int) -> Vitals:
-    """Ask both stores, a second each; a frozen PostgreSQL may take two more. Raises nothing."""
+async def look(
+    redis: RedisStore,
+    ledgers: LedgerPool,
+    partitions: int,
+    problems_now: Callable[[], Mapping[int, Problem]] = dict,
+) -> Vitals:
+    """Ask both stores, a second each; a frozen PostgreSQL may take two more. Raises nothing.
+
+    `problems_now` returns why partitions that are not ready take no bookings, without asking.
+    """
     numbers = range(partitions)
     recorded = await _recorded(ledgers, partitions)
     try:
         async with asyncio.timeout(_LOOK_S):
             found = {n: await _partition(redis, n, (recorded or {}).get(n)) for n in numbers}
+        redis_up = True
     except (RedisError, OSError, TimeoutError):
-        return Vitals(redis_up=False, postgresql_up=recorded is not None)
-    return Vitals(redis_up=True, postgresql_up=recorded is not None, partitions=found)
+        redis_up, found = False, {}
+    refused = problems_now()
+    return Vitals(
+        redis_up=redis_up,
+        postgresql_up=recorded is not None,
+        partitions=found,
+        problems={number: refused.get(number) for number in numbers},
+    )
 
 
 class _OnRecord(NamedTuple):

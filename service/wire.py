@@ -10,6 +10,7 @@ of replies, so that nobody gets another's.
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import hiredis
@@ -23,27 +24,40 @@ _SILENT = 0.9
 """The part of an attempt's time without a reply after which the connection counts as lost: a
 caller's clock starts a little before its command's."""
 
-_NOT_EXECUTED = (
-    "MOVED ",
-    "ASK ",
-    "TRYAGAIN ",
-    "CLUSTERDOWN ",
-    "READONLY ",
-    "MASTERDOWN ",
-    "LOADING ",
-    "NOPERM ",
-    "BUSY ",
-    "MISCONF ",
-    "NOREPLICAS ",
-)
-"""Beginnings of errors that come before a `#!lua` script's first line (PROTOCOL, rule 5)."""
+_NOT_EXECUTED: Mapping[str, str] = {
+    "MOVED ": "",
+    "ASK ": "",
+    "TRYAGAIN ": "",
+    "CLUSTERDOWN ": "",
+    "READONLY ": "Redis is a read-only replica now.",
+    "MASTERDOWN ": "Redis is a replica now, and its primary is down.",
+    "LOADING ": "Redis is loading its data.",
+    "NOPERM ": "Redis denies this user a command.",
+    "BUSY ": "Redis is busy with a script.",
+    "MISCONF ": "Redis cannot write to its disk.",
+    "NOREPLICAS ": "Redis has fewer replicas than min-replicas-to-write.",
+}
+"""Beginnings of errors that come before a `#!lua` script's first line (PROTOCOL, rule 5), and the
+reason that a client is given."""
+
+_ELSEWHERE = ("READONLY ", "MASTERDOWN ", "LOADING ")
+"""Beginnings of errors after which the address may lead to another server: its name is looked up
+again, by a new connection."""
+
+_RETIRE_AFTER_S = 0.5
+"""A younger connection is kept after such an error, so that a replica is not stormed."""
 
 _MORE = object()
 """What the reader returns until a reply is whole."""
 
 
 class NotExecuted(Exception):
-    """The command did not run, and may be sent again."""
+    """The command did not run, and may be sent again.
+
+    `reason` is a sentence for the client where Redis itself refused, empty otherwise.
+    """
+
+    reason = ""
 
 
 class MissingScript(NotExecuted):
@@ -52,6 +66,8 @@ class MissingScript(NotExecuted):
 
 class OutOfMemory(NotExecuted):
     """Redis is full and refused to begin."""
+
+    reason = "Redis has no memory left."
 
 
 class Unknown(Exception):
@@ -84,7 +100,8 @@ class _Link(asyncio.Protocol):
         self._connection = connection
         self._reader = hiredis.Reader(encoding="utf-8", notEnoughData=_MORE)
         self._waiting: deque[_Pending] = deque()
-        self.lost = False
+        self.lost = self.retired = False
+        self._since = asyncio.get_running_loop().time()
         self._transport: asyncio.Transport = connection._writer.transport  # type: ignore[union-attr,assignment]  # noqa: SLF001  # no public name
         self._transport.set_protocol(self)
 
@@ -106,10 +123,19 @@ class _Link(asyncio.Protocol):
                 pending = self._waiting.popleft()
                 if isinstance(reply, hiredis.ReplyError):
                     pending.fail(_refusal(str(reply)))
+                    if str(reply).startswith(_ELSEWHERE):
+                        self._retire()
                 elif not pending.future.done():
                     pending.future.set_result(reply)
         except (hiredis.HiredisError, UnicodeError, IndexError) as error:
             self.lose(f"not a reply: {error}")
+        if self.retired and not self._waiting:
+            self.lose("the server takes no changes")
+
+    def _retire(self) -> None:
+        """Take no further command: the next is for a new connection. Replies still come."""
+        if asyncio.get_running_loop().time() - self._since >= _RETIRE_AFTER_S:
+            self.retired = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell everybody who waits."""
@@ -165,7 +191,7 @@ class Wire:
         try:
             async with asyncio.timeout(timeout_s):
                 link = self._link
-                if link is None or link.lost:
+                if link is None or link.lost or link.retired:
                     link = await self._connect()
                 link.send(future, command)
                 sent = True
@@ -218,4 +244,9 @@ def _refusal(text: str) -> Exception:
         return MissingScript(text)
     if text.startswith("OOM "):
         return OutOfMemory(text)
-    return (NotExecuted if text.startswith(_NOT_EXECUTED) else Unknown)(text)
+    for beginning, reason in _NOT_EXECUTED.items():
+        if text.startswith(beginning):
+            error = NotExecuted(text)
+            error.reason = reason
+            return error
+    return Unknown(text)

@@ -34,6 +34,10 @@ class Proxy:
         """Pass everything on again, what was held first."""
         self._open.set()
 
+    def lead_to(self, target: str) -> None:
+        """Pass new connections on to another server, as a name does that has moved."""
+        self._target = target
+
     async def serve(
         self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter
     ) -> None:

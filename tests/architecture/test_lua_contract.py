@@ -34,6 +34,7 @@ UNSPELT = {
     "RAISED": "the writer asks only whether the epoch was its own",
     "UNCHANGED": "the same",
     "FORGOTTEN": "nobody asks",
+    "TAKES": "the worker names the two outcomes that refuse",
 }
 """Outcomes that no line of Python names, and why that is right."""
 

@@ -20,6 +20,9 @@ from tests.conftest import Stores
 from tests.integration.records import put_on_record
 from tests.journals import Sale
 
+UNBOUNDED = 10**9
+"""More changes than any test makes."""
+
 WAIT_S = 45.0
 """Only what never comes takes so long; a disk that others use stalls for many seconds."""
 
@@ -113,6 +116,12 @@ async def writer(settings: Settings) -> AsyncIterator[None]:
     """A writer that runs all the while."""
     async with writing(settings):
         yield
+
+
+async def ready(engine: Engine) -> None:
+    """Ask every partition whether it takes bookings, at once. Raises Problem when one does not."""
+    for partition in engine._partitions:
+        await partition.probe(UNBOUNDED, asyncio.get_running_loop().time() + 1.0)
 
 
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:

@@ -21,7 +21,7 @@ from service.partition import Partition
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import eventually, ready, writing
 from tests.proxy import Proxy, proxied
 from tests.servers import Servers
 
@@ -94,7 +94,7 @@ class TestOneEffect:
             await engine.book(event.event_id, "late")
         assert caught.value.code == "outcome_unknown"
         proxy.release()
-        await engine.ready()
+        await ready(engine)
         with pytest.raises(Problem) as caught:
             await engine.user(event.event_id, "late")
         assert caught.value.code == "not_booked"
@@ -225,7 +225,7 @@ class TestWorkers:
         self, engine: Engine, valkey: Client
     ) -> None:
         """UNINIT, as after a FLUSHALL: nothing had been sold."""
-        await engine.ready()
+        await ready(engine)
         await valkey.flushall()
         assert (await engine.initialize("Event Name", 5)).available == 5
         assert await valkey.hget(META, "epoch") == "2"
@@ -250,7 +250,7 @@ class TestWorkers:
         old = (now - 3601) * 1_000_000
         await valkey.hset(CALLS, "gone:book", f"4 {old} OK 1 5 {old} -")
         async with Worker(settings) as fresh:
-            await fresh.ready()
+            await ready(fresh)
 
             async def forgotten() -> bool:
                 return not await valkey.hexists(CALLS, "gone:book")
@@ -393,7 +393,7 @@ class TestEvents:
         """A snapshot that outlived its epoch brings nothing into the next one."""
         async with Worker(settings) as running:
             event = await engine.initialize("Event Name", 2)
-            await running.ready()
+            await ready(running)
             partition = running._partitions[0]
             keys = [partition.keys.meta, *event_keys(0, event.event_id + 1)]
             deadline = asyncio.get_running_loop().time() + 5

@@ -21,7 +21,7 @@ from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import eventually, ready, writing
 
 META, CALLS, OUTBOX = partition_keys(0)
 
@@ -135,7 +135,7 @@ class TestVerdicts:
         """The tail P+1..R survives a handshake, and the writer carries it over in order."""
         await sell(engine)
         await valkey.script_flush()
-        await engine.ready()
+        await ready(engine)
         assert await recorded(record) == NOWHERE
         async with writing(settings):
             await eventually(lambda: _is(recorded(record), Position(2, 11)))
@@ -231,7 +231,7 @@ class TestVerdicts:
         event_id = await sell(engine, users=2)
         await copies.take()
         await valkey.script_flush()
-        await engine.ready()
+        await ready(engine)
         await engine.book(event_id, "3")
         await all_recorded(record, redis_store)
         await copies.restore()

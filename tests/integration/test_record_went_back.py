@@ -31,7 +31,7 @@ from service.rows import chain
 from service.settings import Settings
 from service.times import to_microseconds
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import eventually, writing
+from tests.integration.conftest import eventually, ready, writing
 from tests.integration.restoring import RecordCopies, caught_up, crowding, is_whole
 
 META, _, OUTBOX = partition_keys(0)
@@ -107,7 +107,7 @@ class TestBroughtForward:
             await caught_up_once(copies, valkey)
             await copies.restore()
             await crowd.grow(points.randint(1, 60))
-            await engine.ready()
+            await ready(engine)
         async with writing(settings):
             await is_whole(copies, stores, valkey, crowd, event.event_id)
             opened = await engine.initialize("Another", 1)

@@ -25,7 +25,7 @@ from service.results import Booking
 from service.settings import Settings
 from service.wakeups import Wakeups
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import confirm_loss, eventually, writing
+from tests.integration.conftest import confirm_loss, eventually, ready, writing
 from tests.integration.test_writer import allow_connections, is_recorded
 from tests.servers import Servers
 
@@ -428,7 +428,7 @@ class TestPending:
             await wait_for(engine, 1)
             await valkey.flushall()
             with pytest.raises(Problem, match="answers were lost"):
-                await engine.ready()
+                await ready(engine)
             await confirm_loss(settings)
             await eventually(lambda: _serves(engine))
             async with writing(settings):
@@ -690,7 +690,7 @@ async def _subscribed(stores: Stores) -> None:
 
 async def _serves(engine: Engine) -> bool:
     try:
-        await engine.ready()
+        await ready(engine)
     except Problem:
         return False
     return True

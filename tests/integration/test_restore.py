@@ -35,7 +35,7 @@ from tests.integration.backups import (
     restored,
     rewrite_manifest,
 )
-from tests.integration.conftest import confirm_loss, eventually, writing
+from tests.integration.conftest import confirm_loss, eventually, ready, writing
 from tests.integration.restoring import RecordCopies, caught_up, crowding, somebody_waits
 
 META, _, OUTBOX = partition_keys(0)
@@ -262,7 +262,7 @@ class TestElsewhere:
         """On a new machine it has begun by itself: it sells what the backup says from then on."""
         copy = await elsewhere(stores)
         async with Worker(copy) as engine, writing(copy):
-            await engine.ready()
+            await ready(engine)
             assert (await restored(copy, directory)).exit_code == 0
             assert (await engine.user(event_id, "2")).status == "booked"
             assert (await engine.book(event_id, "3")).status == "booked"

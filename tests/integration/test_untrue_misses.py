@@ -12,7 +12,7 @@ from service.loader import Loader
 from service.redis_store import RedisStore
 from service.settings import Settings
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import writing
+from tests.integration.conftest import ready, writing
 from tests.integration.restoring import RecordCopies, caught_up, replacing, somebody_waits
 
 
@@ -21,7 +21,7 @@ async def event_id(
     settings: Settings, stores: Stores, engine: Engine, redis_store: RedisStore, valkey: Client
 ) -> int:
     """Copy the record, sell, and have Redis made anew: it misses what the copy never had."""
-    await engine.ready()
+    await ready(engine)
     copies = RecordCopies(stores)
     async with writing(settings):
         await caught_up(copies, redis_store)
@@ -30,7 +30,7 @@ async def event_id(
         await engine.book(event.event_id, "a")
         await caught_up(copies, redis_store)
     await valkey.flushall()
-    await engine.ready()
+    await ready(engine)
     return event.event_id
 
 
@@ -95,7 +95,7 @@ async def test_a_watermark_is_of_its_epoch(settings: Settings, valkey: Client) -
     """What another epoch knows to be on record says nothing about the one that missed an event."""
     worker = Worker(settings)
     async with worker as engine:
-        await engine.ready()
+        await ready(engine)
         partition = worker.partitions[0]
         assert await partition.watermark(1) == NOWHERE
         assert await partition.watermark(2) is None

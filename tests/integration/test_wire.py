@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from service import wire as wire_module
 from service.wire import MissingScript, NotExecuted, Unknown, Wire
 
 LONG_S = 30.0
@@ -423,3 +424,53 @@ async def test_a_caller_that_gives_up_before_a_connection_sends_nothing(socket: 
         assert await stays == "OK"
     assert seen == [["SET", "b", "1"]]
     assert gives_up.cancelled()
+
+
+@pytest.mark.parametrize("error", ["READONLY You can't write", "MASTERDOWN Link", "LOADING Redis"])
+async def test_a_server_that_takes_no_changes_is_asked_for_anew(
+    socket: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """Its name may lead elsewhere by now; replies that are still to come are not lost by that."""
+    monkeypatch.setattr(wire_module, "_RETIRE_AFTER_S", 0.0)
+    connections = 0
+    go_on = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while command := await words(reader):
+            if command[0] == "GET":
+                await go_on.wait()
+                writer.write(b"+read\r\n")
+            else:
+                writer.write(f"-{error}\r\n".encode())
+
+    async with served(socket, serve) as wire:
+        changing = asyncio.create_task(wire.call("SET", "k", "v"))
+        reading = asyncio.create_task(wire.call("GET", "k"))
+        with pytest.raises(NotExecuted) as caught:
+            await changing
+        assert caught.value.reason
+        with pytest.raises(NotExecuted):
+            await wire.call("SET", "k", "v")
+        assert connections == 2
+        go_on.set()
+        assert await reading == "read"
+
+
+async def test_a_replica_is_not_stormed(socket: Path) -> None:
+    """A connection that has just been made is kept: a refusal does not cost one each."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while await words(reader):
+            writer.write(b"-READONLY You can't write\r\n")
+
+    async with served(socket, serve) as wire:
+        began = asyncio.get_running_loop().time()
+        for _ in range(200):
+            with pytest.raises(NotExecuted):
+                await wire.call("SET", "k", "v")
+        assert connections <= 1 + (asyncio.get_running_loop().time() - began) / 0.5

@@ -21,7 +21,7 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 from service.witness import Witness, answered_on_host, prepare
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import confirm_loss, eventually, writing
+from tests.integration.conftest import confirm_loss, eventually, ready, writing
 from tests.integration.restoring import RecordCopies
 from tests.integration.test_handshake import (
     Copies,
@@ -384,7 +384,7 @@ class TestConfirming:
         await valkey.xdel(OUTBOX, "1-6", "1-7")
         await valkey.script_flush()
         with pytest.raises(Problem, match="the outbox has a hole"):
-            await engine.ready()
+            await ready(engine)
         assert await losses(record) == [(1, 5, 8)]
         (found,) = await confirm_loss(settings)
         assert found.given is not None
@@ -410,7 +410,7 @@ class TestConfirming:
         await valkey.hset(META, "seq", "6")
         await valkey.script_flush()
         with pytest.raises(Problem, match="the outbox has a hole"):
-            await engine.ready()
+            await ready(engine)
         (found,) = await confirm_loss(settings)
         assert found.given is not None
         assert found.given.result == Opened(3)
@@ -511,7 +511,7 @@ async def _holds(directory: Path, at: Position) -> bool:
 
 async def _serves(engine: Engine) -> bool:
     try:
-        await engine.ready()
+        await ready(engine)
     except Problem:
         return False
     return True

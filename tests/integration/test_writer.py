@@ -32,7 +32,7 @@ from service.times import to_microseconds
 from service.vitals import look
 from service.writer import Writer
 from tests.conftest import Client, Record, Stores
-from tests.integration.conftest import WAIT_S, confirm_loss, eventually, writing
+from tests.integration.conftest import WAIT_S, confirm_loss, eventually, ready, writing
 from tests.integration.records import forge
 from tests.servers import Servers
 
@@ -475,7 +475,7 @@ class TestRefusal:
         held = [outbox.decode(*entry) for entry in read[0]]
         await valkey.flushall()
         with pytest.raises(Problem, match="answers were lost"):
-            await engine.ready()
+            await ready(engine)
         await confirm_loss(settings)
         writer = make_writer(settings, redis_store)
         async with await ledger.connect(stores.postgresql_url, purpose="test") as connection:
@@ -501,10 +501,10 @@ class TestRefusal:
         read = await redis_store.read_outboxes({0: Position(1, seq)}, block_ms=0, count=10)
         held = [outbox.decode(*entry) for entry in read[0]]
         await valkey.flushall()
-        await engine.ready()
+        await ready(engine)
         await engine.initialize("In epoch 2", 1)
         await valkey.script_flush()
-        await engine.ready()
+        await ready(engine)
         begins = await record.fetch("SELECT beginning FROM epochs ORDER BY epoch")
         assert [row["beginning"] for row in begins] == [0, seq, seq + 2]
         assert (held[0].first, held[0].last) == (seq + 1, Position(1, seq + 1))
@@ -746,7 +746,7 @@ class TestTrimming:
             for user in range(100, 160):
                 await engine.book(event_id, str(user))
             await valkey.script_flush()
-            await engine.ready()
+            await ready(engine)
             await engine.book(event_id, "later")
             await eventually(lambda: is_recorded(record, valkey))
         last = Position(2, int(await valkey.hget(META, "seq")))
