@@ -34,12 +34,16 @@ end
 local time = redis.call('TIME')
 local now = time[1] .. string.format('%06d', time[2])
 local seq = string.format('%.0f', tonumber(beginning) + 1)
-redis.call('XADD', outbox_key, epoch .. '-' .. seq, 'v', '2', 'at', now, 'first', seq, 'changes',
-  'epoch_began - - {"beginning":' .. beginning .. ',"predecessor":' .. predecessor .. '}')
+-- An attempt that died in the middle of this script has left its entry: the very same.
+local last = redis.call('XREVRANGE', outbox_key, '+', '-', 'COUNT', 1)
+if not last[1] or last[1][1] ~= epoch .. '-' .. seq then
+  redis.call('XADD', outbox_key, epoch .. '-' .. seq, 'v', '2', 'at', now, 'first', seq, 'changes',
+    'epoch_began - - {"beginning":' .. beginning .. ',"predecessor":' .. predecessor .. '}')
+end
 redis.call('DEL', calls_key)
 redis.call('HSET', meta_key, 'epoch', epoch, 'seq', seq, 'recorded_epoch', recorded_epoch,
   'recorded', recorded, 'open', '1')
-redis.call('HDEL', meta_key, 'next', 'loading', 'reason', 'frozen')
+redis.call('HDEL', meta_key, 'next', 'loading', 'reason', 'frozen', 'damaged')
 if meta[3] then
   redis.call('HSET', meta_key, 'used_events', meta[3])
 end

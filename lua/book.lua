@@ -34,6 +34,7 @@
 --   NO_EVENT         0, 0
 --   FROZEN           0, 0; nobody books or cancels at this event until it is repaired
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
+--   `DAMAGED <why>` is an error reply: a write after the entry failed, and the partition is closed
 -- @include fence
 -- @include numbered
 -- @include outbox
@@ -121,12 +122,16 @@ for at = first, #argv, 3 do
 end
 reply[3] = text(seq)
 
-if made > 0 then
-  append(outbox_key, now, changes, seq, awaited)
-  redis.call('HSET', meta_key, 'seq', text(seq))
+local function write()
   for _, event in ipairs(events) do
     write_event(event, now)
   end
+  remember(calls_key, caller, number, now, reply)
 end
-remember(calls_key, caller, number, now, reply)
+
+if made > 0 then
+  append(outbox_key, now, changes, seq, awaited)
+  return complete(meta_key, seq, write) or reply
+end
+write()
 return reply

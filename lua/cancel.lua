@@ -35,6 +35,7 @@
 --   NO_EVENT       0, 0
 --   FROZEN         0, 0; nobody books or cancels at this event until it is repaired
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
+--   `DAMAGED <why>` is an error reply: a write after the entry failed, and the partition is closed
 -- @include fence
 -- @include numbered
 -- @include outbox
@@ -154,13 +155,17 @@ for at = first, #argv, 3 do
 end
 reply[3] = text(seq)
 
-if #changes > 0 then
-  append(outbox_key, now, changes, seq, awaited)
-  redis.call('HSET', meta_key, 'seq', text(seq))
+local function write()
   for _, event in ipairs(events) do
     write_event(event, now)
     forget_gaps(event)
   end
+  remember(calls_key, caller, number, now, reply)
 end
-remember(calls_key, caller, number, now, reply)
+
+if #changes > 0 then
+  append(outbox_key, now, changes, seq, awaited)
+  return complete(meta_key, seq, write) or reply
+end
+write()
 return reply

@@ -29,6 +29,7 @@
 --   EXISTS         0, 0; Redis knows this id, or is loading it, or it is not above all that were
 --                  opened before this epoch, of which Redis may know no more: the caller draws another
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
+--   `DAMAGED <why>` is an error reply: a write after the entry failed, and the partition is closed
 -- @include fence
 -- @include numbered
 -- @include outbox
@@ -77,13 +78,18 @@ for at = 7 + event_count, #ARGV, 4 do
 end
 reply[3] = text(seq)
 
-if #changes > 0 then
-  append(outbox_key, now, changes, seq, awaited)
-  redis.call('HSET', meta_key, 'seq', text(seq), 'newest_event', text(newest))
+local function write()
   for _, event in ipairs(opened) do
     redis.call('HSET', event[1], 'capacity', event[2], 'available', event[2], 'waiting', '0',
       'next_turn', '1', 'name', event[3], 'created_at', now, 'updated_at', now)
+    redis.call('HSET', meta_key, 'newest_event', text(newest))
   end
+  remember(calls_key, caller, number, now, reply)
 end
-remember(calls_key, caller, number, now, reply)
+
+if #changes > 0 then
+  append(outbox_key, now, changes, seq, awaited)
+  return complete(meta_key, seq, write) or reply
+end
+write()
 return reply

@@ -9,7 +9,7 @@ PostgreSQL refuses a change it ends right before that entry: an operator can set
 Redis is only read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 import structlog
@@ -41,8 +41,9 @@ class BringingForward:
         closed: Closed,
         touch: Touch,
         progress: Callable[[int, int], None] = lambda _, __: None,
+        strays: Collection[str] = (),
     ) -> None:
-        """`ledger` is the session that holds the handshake's lock.
+        """`ledger` is the session that holds the handshake's lock; `strays` are passed over.
 
         `progress` is told how many changes are on record, and of how many.
         """
@@ -53,6 +54,7 @@ class BringingForward:
         self._closed = closed
         self._touch = touch
         self._progress = progress
+        self._strays = strays
         self._at = NOWHERE
 
     async def run(self) -> None:
@@ -103,7 +105,7 @@ class BringingForward:
             at = application.cursors[self._partition].last
             succession = Succession(at, application.lineages[self._partition])
         is_compared = await self._ends_alike(at, end)
-        async with aclosing(self._redis.outbox_after(self._partition, at)) as entries:
+        async with aclosing(self._entries_after(at)) as entries:
             async for entry in entries:
                 succession.take(entry)
                 # The beginning of an epoch says itself what it follows; another change does not.
@@ -114,6 +116,11 @@ class BringingForward:
                 await self._touch()
         succession.end(closed.last)
         return at
+
+    def _entries_after(self, at: Position) -> AsyncGenerator[Entry, None]:
+        return self._redis.outbox_after(
+            self._partition, at, upto=self._closed.last, strays=self._strays
+        )
 
     async def _ends_alike(self, at: Position, end: Change | None) -> bool:
         """Whether the outbox still has the last change on record; raises where it is another one.
@@ -133,7 +140,7 @@ class BringingForward:
         """Put what follows on record, batch by batch."""
         batch: list[Entry] = []
         changes = 0
-        async with aclosing(self._redis.outbox_after(self._partition, self._at)) as entries:
+        async with aclosing(self._entries_after(self._at)) as entries:
             async for entry in entries:
                 batch.append(entry)
                 changes += len(entry.changes)

@@ -13,10 +13,11 @@ for.
 
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from service.damage import Damage
 from service.errors import ConfigurationError, UnreadableWitnessError
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Epoch, Lineage, Position
@@ -31,6 +32,7 @@ log = structlog.stdlib.get_logger("onsale.handshake")
 _LOCK_WAIT_S = 3.0
 _SESSION_IDLE_S = 15
 _TRIES_MAX = 10
+_EPOCHS_AHEAD_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +88,23 @@ class Handshake:
         self._count = count
 
     async def run(
-        self, seen: Position = NOWHERE, *, adopt: bool = True, order: Order | None = None
+        self,
+        seen: Position = NOWHERE,
+        *,
+        adopt: bool = True,
+        order: Order | None = None,
+        damage: Damage | None = None,
     ) -> Opened | StaysClosed:
         """Make the stores agree, or adopt what another has made.
 
         `seen` is the highest position that the caller has met in a reply; `adopt` is False where
-        the caller knows that what is open cannot be trusted. With an operator's `order` nothing is
-        adopted. May be repeated and cancelled at any point. Raises HandshakeImpossible,
-        redis.exceptions.RedisError or OSError, and what the order's own work raises.
+        the caller knows that what is open cannot be trusted; `damage` is what it has met in an
+        epoch, which is rebuilt. With an operator's `order` nothing is adopted. May be repeated and
+        cancelled at any point. Raises HandshakeImpossible, redis.exceptions.RedisError or OSError,
+        and what the order's own work raises.
         """
         try:
-            result = await self._run(seen, adopt=adopt and order is None, order=order)
+            result = await self._run(seen, adopt and order is None, order, damage)
         except HandshakeImpossible:
             self._count("impossible")
             raise
@@ -107,13 +115,13 @@ class Handshake:
         return result
 
     async def _run(
-        self, seen: Position, *, adopt: bool, order: Order | None
+        self, seen: Position, adopt: bool, order: Order | None, damage: Damage | None
     ) -> Opened | StaysClosed:
         await self._answered()  # whoever compares meanwhile must know what was answered here
         try:
             ledger = await self._connect(_SESSION_IDLE_S)
         except UNAVAILABLE as error:
-            return await self._adopt_without_record(seen, adopt=adopt, why=str(error))
+            return await self._adopt_without_record(seen, adopt, damage, str(error))
         async with ledger:
             try:
                 await self._assure(ledger)
@@ -121,7 +129,7 @@ class Handshake:
                     msg = "another handshake of this partition is at work"
                     raise HandshakeImpossible(msg)
                 for _ in range(_TRIES_MAX):
-                    result = await self._attempt(ledger, seen, adopt=adopt, order=order)
+                    result = await self._attempt(ledger, seen, adopt, order, damage)
                     if result is not None:
                         return result
             except ConfigurationError as error:
@@ -133,7 +141,7 @@ class Handshake:
         raise HandshakeImpossible(msg)
 
     async def _adopt_without_record(
-        self, seen: Position, *, adopt: bool, why: str
+        self, seen: Position, adopt: bool, damage: Damage | None, why: str
     ) -> Opened | StaysClosed:
         """PostgreSQL is away: a Redis that was not restarted since may go on; others wait."""
         try:
@@ -141,28 +149,42 @@ class Handshake:
         except ConfigurationError as error:
             raise HandshakeImpossible(str(error)) from error
         answered = await self._answered()
+        end = await self._redis.outbox_end(self.partition)
         meta = await self._redis.meta(self.partition)
         # What was answered here in another epoch, the record alone can hold against this one.
         adopt = adopt and meta is not None and seen.epoch in (NOWHERE.epoch, meta.epoch)
-        if adopt and meta and await self._serves(meta, max(seen, *answered, NOWHERE)):
+        known = max(seen, *answered, NOWHERE)
+        if adopt and meta and await self._serves(meta, known, end, damage):
             return Opened(meta.epoch, "adopted")
         msg = f"this Redis has to be compared with PostgreSQL, which cannot be reached: {why}"
         raise HandshakeImpossible(msg)
 
-    async def _serves(self, meta: Meta, seen: Position) -> bool:
+    async def _serves(
+        self, meta: Meta, seen: Position, end: Position | None, damage: Damage | None
+    ) -> bool:
+        """Whether an open epoch may be taken as it is. `end` of the outbox was read before."""
         return (
             meta.open
             and not meta.next
+            and not (damage and meta.epoch <= damage.epoch)
             and seen <= meta.last
+            and end is not None
+            and end <= meta.last
             and await self._redis.scripts_loaded(self.partition, meta.epoch)
         )
 
     async def _attempt(
-        self, ledger: Ledger, seen: Position, *, adopt: bool, order: Order | None
+        self,
+        ledger: Ledger,
+        seen: Position,
+        adopt: bool,
+        order: Order | None,
+        damage: Damage | None,
     ) -> Opened | StaysClosed | None:
         """Once through: adopt, or resume, or close and settle; then finish. None: look again."""
         answered = await self._answered()  # before R is read: what is answered later may be beyond
         before = await ledger.cursor(self.partition)
+        end = await self._redis.outbox_end(self.partition)
         meta = await self._redis.meta(self.partition)
         after = await ledger.cursor(self.partition)
         lineage = (await ledger.lineages([self.partition]))[self.partition]
@@ -175,7 +197,7 @@ class Handshake:
             and lineage.newest.epoch == meta.epoch
             and before <= meta.last
             and meta.recorded <= after
-            and await self._serves(meta, max(seen, *answered, NOWHERE))
+            and await self._serves(meta, max(seen, *answered, NOWHERE), end, damage)
         ):
             return Opened(meta.epoch, "adopted")
         # Of a record that went back the verdict is another life's: it is compared, not resumed.
@@ -186,7 +208,7 @@ class Handshake:
             finished = await self._resume(ledger, meta, epoch)
             # An order, and the judgement of a late H, come after what was under way.
             return finished if order is None and not lost else None
-        return await self._close_and_settle(ledger, meta, answered, order)
+        return await self._close_and_settle(ledger, meta, end, answered, order, damage)
 
     async def _lost(self, ledger: Ledger, lineage: Lineage, answered: Sequence[Position]) -> bool:
         """Whether an epoch that has begun leaves out what was answered, unless it was confirmed."""
@@ -209,21 +231,28 @@ class Handshake:
         self,
         ledger: Ledger,
         meta: Meta | None,
+        end: Position | None,
         answered: Sequence[Position],
         order: Order | None,
+        damage: Damage | None,
     ) -> Opened | StaysClosed | None:
-        number = 1 + max(
+        known = max(
             await ledger.highest_epoch(self.partition),
-            await self._redis.outbox_epoch(self.partition),
             meta.epoch if meta else 0,
             promised_epoch(meta.next) if meta else 0,
             *(at.epoch for at in answered),
             order.epoch_above if order else 0,
         )
+        # An id is believed where `meta`, which says more, is gone; not one that no epoch comes to.
+        if end and not (meta and meta.epoch) and end.epoch <= known + _EPOCHS_AHEAD_MAX:
+            known = max(known, end.epoch)
+        number = known + 1
         next_ = f"{number} {self._token()}"
         closed = await self._redis.close(self.partition, meta, next_)
         if closed is None:
             return None
+        if damage and closed.last.epoch == damage.epoch and not closed.damage:
+            closed = replace(closed, damage=damage.why)
         settling = Settling(self.partition, self._redis, ledger, closed, self._answered, order)
         verdict = await settling.run(number)
         begins = verdict.beginning

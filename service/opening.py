@@ -6,6 +6,7 @@ new handshake by its requests; `meta` is looked at once a second instead.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from service import scripts
+from service.damage import Damage
 from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened
 from service.lineage import NOWHERE, Position
@@ -23,6 +25,8 @@ log = structlog.stdlib.get_logger("onsale.partition")
 _PAUSE_S = 0.02
 _PAUSE_MAX_S = 0.5
 _LOOK_AGAIN_S = 1.0
+_OFTEN_S = 60.0
+_REST_MAX_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,9 @@ class Opening:
         self._look_again_at = 0.0
         self._trouble = ""
         self._seen = NOWHERE
+        self._damage: Damage | None = None
+        self._damages = 0
+        self._damaged_at = self._rest_until = -math.inf
 
     def start(self) -> None:
         """Begin to open, in the background."""
@@ -94,6 +101,19 @@ class Opening:
             self.lost(self._serving)
             self.start()
 
+    def damaged(self, epoch: int, why: str) -> None:
+        """Take note of damage in an epoch: nobody is served before it was rebuilt."""
+        if self._damage is None or self._damage.epoch < epoch:
+            log.error("Redis is damaged", partition=self._number, epoch=epoch, why=why)
+            self._damage = Damage(epoch, why)
+            # A failure that a rebuild does not cure must not be a rebuild each second.
+            now = asyncio.get_running_loop().time()
+            self._damages = self._damages + 1 if now - self._damaged_at < _OFTEN_S else 0
+            self._damaged_at = now
+            rest_s = min(_PAUSE_MAX_S * 2**self._damages, _REST_MAX_S) if self._damages else 0.0
+            self._rest_until = now + rest_s
+        self.doubt(epoch)
+
     async def served(self, deadline: float) -> Serving:
         """Return the epoch to call in, once there is one. Raises Problem."""
         if self._serving is not None:
@@ -115,12 +135,13 @@ class Opening:
         """Handshake until the partition serves, or stays closed."""
         pause = _PAUSE_S
         try:
+            await asyncio.sleep(max(0.0, self._rest_until - asyncio.get_running_loop().time()))
             while True:
                 try:
                     if self._closed_because and await self._is_still_closed():
                         self.stays_closed(self._closed_because)
                         return
-                    result = await self._handshake.run(self._seen)
+                    result = await self._handshake.run(self._seen, damage=self._damage)
                 except (
                     HandshakeImpossible,
                     RedisError,
@@ -152,6 +173,7 @@ class Opening:
         log.info("serving", partition=self._number, epoch=epoch)
         self._serving = Serving(epoch, scripts.serving_scripts(self._number, epoch))
         self._closed_because = self._trouble = ""
+        self._damage = None
         if self._seen.epoch != epoch:
             self._seen = Position(epoch, 0)
         await self._on_open(self._serving)

@@ -19,7 +19,15 @@ from service.keys import partition_keys
 from service.lineage import Position
 from service.opening import Opening, Serving
 from service.redis_store import RedisStore
-from service.wire import MissingScript, NotExecuted, OutOfMemory, Unknown, Wire
+from service.wire import (
+    MissingScript,
+    NotExecuted,
+    OutboxRefused,
+    OutOfMemory,
+    ScriptFailed,
+    Unknown,
+    Wire,
+)
 
 _HEADER = 5
 _PAUSE_S = 0.02
@@ -171,6 +179,7 @@ class Partition:
         reply = await self.ask("probe", keys, [unrecorded_max], deadline)
         outcome, recorded = reply.words
         if outcome == "OUTBOX_AHEAD":
+            self._opening.damaged(reply.last.epoch, "the outbox is ahead")
             raise Problem("unavailable", "Redis refuses entries of the outbox: it is ahead.")
         if outcome == "RECORD_BEHIND":
             raise Problem("record_behind")
@@ -200,7 +209,7 @@ class Partition:
     ) -> list[str] | None:
         """Send once. None, after a pause, when there is no reply; `fate` says what that means.
 
-        Raises Problem when the deadline is past, or when Redis is full.
+        Raises Problem when the deadline is past, when Redis is full, or when the script failed.
         """
         loop = asyncio.get_running_loop()
         if deadline <= loop.time():
@@ -213,6 +222,13 @@ class Partition:
         except OutOfMemory as error:
             self._opening.note(str(error))
             raise Problem("unavailable", error.reason) from error
+        except OutboxRefused as error:
+            self._opening.damaged(serving.epoch, str(error))
+            return None
+        except ScriptFailed as error:
+            fate.unknown_in = serving.epoch
+            self._opening.damaged(serving.epoch, str(error))
+            raise Problem("unavailable", "A script failed; Redis is rebuilt.") from error
         except NotExecuted as error:
             fate.refused_because = error.reason
             self._opening.note(str(error))

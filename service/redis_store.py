@@ -12,12 +12,13 @@ from typing import Any
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import keys, outbox, scripts
 from service.direct import DirectCommands, paired
 from service.inspection import inspect_redis
-from service.lineage import Position
+from service.lineage import NOWHERE, Position
 from service.outbox import Entry
 from service.soundness import RedisAsFound
 
@@ -29,6 +30,7 @@ class Meta:
     """A partition's `meta`: what Redis knows of itself. `epoch` is 0 before the first.
 
     `frozen` are the events that have dead letters, as the record had them when the epoch began.
+    `damaged` says which write of a script failed after its entry; empty while none did.
     """
 
     epoch: int
@@ -39,6 +41,7 @@ class Meta:
     loading: bool
     reason: str
     frozen: frozenset[int] = frozenset()
+    damaged: str = ""
 
     @property
     def last(self) -> Position:
@@ -48,11 +51,15 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What `close` found when it closed the partition."""
+    """What a closed partition holds: R, W, whether a rebuild had begun, and its damage.
+
+    `damage` says why nothing can go on from what Redis holds, and is empty where it can.
+    """
 
     last: Position
     recorded: Position
     loading: bool
+    damage: str = ""
 
 
 class RedisStore:
@@ -98,6 +105,7 @@ class RedisStore:
             loading="loading" in held,
             reason=held.get("reason", ""),
             frozen=frozenset(map(int, held.get("frozen", "").split())),
+            damaged=held.get("damaged", ""),
         )
 
     async def inspect(self) -> RedisAsFound:
@@ -127,14 +135,26 @@ class RedisStore:
             for name, entries in pairs
         }
 
-    async def outbox_after(self, partition: int, after: Position) -> AsyncGenerator[Entry, None]:
-        """Yield every entry after a position. Raises CorruptEntryError."""
+    async def outbox_after(
+        self,
+        partition: int,
+        after: Position,
+        *,
+        upto: Position | None = None,
+        strays: Collection[str] = (),
+    ) -> AsyncGenerator[Entry, None]:
+        """Yield every entry after a position, up to another, without strays.
+
+        Raises CorruptEntryError.
+        """
         outbox_key = keys.partition_keys(partition).outbox
         start = f"({after.entry_id}" if after.epoch else "-"
         while True:
-            found = await self._within(self._client.xrange(outbox_key, start, "+", count=1_000))
+            end = upto.entry_id if upto else "+"
+            found = await self._within(self._client.xrange(outbox_key, start, end, count=1_000))
             for entry_id, fields in found:
-                yield outbox.decode(entry_id, fields)
+                if entry_id not in strays:
+                    yield outbox.decode(entry_id, fields)
             if len(found) < 1_000:
                 return
             start = f"({found[-1][0]}"
@@ -145,13 +165,23 @@ class RedisStore:
         found = await self._within(self._client.xrange(outbox_key, entry_id, entry_id))
         return outbox.decode(*found[0]) if found else None
 
-    async def outbox_epoch(self, partition: int) -> int:
-        """Return the epoch of the outbox's last entry, 0 when it is empty."""
-        last = await self._within(
-            self._client.xrevrange(keys.partition_keys(partition).outbox, count=1)
-        )
-        # An id that no script wrote must not keep a handshake from its verdict.
-        return int(last[0][0].partition("-")[0]) if last else 0
+    async def outbox_end(self, partition: int) -> Position | None:
+        """Return the id above which the next entry's must lie, whatever wrote or set it.
+
+        NOWHERE where there is no outbox; None where the key holds something else.
+        """
+        name = keys.partition_keys(partition).outbox
+        try:
+            found = await self._within(self._direct.ask("XINFO", "STREAM", name))
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                return None
+            if "no such key" in str(error):
+                return NOWHERE
+            raise
+        said = found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        epoch, _, seq = said["last-generated-id"].partition("-")
+        return Position(int(epoch), int(seq))
 
     async def outbox_age_s(self, partition: int, after: Position) -> float:
         """Return the age in seconds of the oldest change after a position, 0 when there is none.
@@ -209,10 +239,10 @@ class RedisStore:
 
     async def close(self, partition: int, seen: Meta | None, next_: str) -> Closed | None:
         """Close a partition; None when somebody moved since `seen` was read."""
-        meta, _, outbox_key = keys.partition_keys(partition)
+        meta_key = keys.partition_keys(partition).meta
         seen_epoch = str(seen.epoch) if seen and seen.epoch else ""
         reply = await self._eval(
-            "close", [meta, outbox_key], [seen_epoch, seen.next if seen else "", next_]
+            "close", [meta_key], [seen_epoch, seen.next if seen else "", next_]
         )
         if reply[0] != "CLOSED":
             return None
@@ -221,6 +251,7 @@ class RedisStore:
             last=Position(numbers[0], numbers[1]),
             recorded=Position(numbers[2], numbers[3]),
             loading=bool(reply[5]),
+            damage=reply[6] and f"a script failed after its entry: {reply[6]}",
         )
 
     async def resume(self, partition: int, seen_next: str, next_: str) -> bool:

@@ -7,11 +7,14 @@ transaction in which P stands still, it is decided; what a rebuild is about to d
 does not have goes to `orphans` in that same transaction. Redis is only read.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
 from service.bringing_forward import BringingForward, flaw_of_record
+from service.damage import Raw, described, kept, strays_between, survey
 from service.decision import Decision
 from service.errors import CorruptEntryError, LineageError, RefusedChangeError
 from service.ledger import Ledger
@@ -21,7 +24,7 @@ from service.orders import NONE, Order
 from service.outbox import Change
 from service.redis_store import Closed, RedisStore
 from service.unrecorded import KeepAlive, find_missing, read_dropped
-from service.verdicts import Verdict, allowed, decide, ordered, went_back, witnessed
+from service.verdicts import Verdict, allowed, decide, mended, ordered, went_back, witnessed
 
 log = structlog.stdlib.get_logger("onsale.handshake")
 
@@ -49,6 +52,7 @@ class Settling:
         self._answered = answered
         self._order = order or NONE
         self._awake = KeepAlive(ledger)
+        self._strays: Raw = {}
         self._replayed = ""
         self._missing = ""
         self._unfinished = ""
@@ -56,17 +60,17 @@ class Settling:
 
     async def run(self, number: int) -> Verdict:
         """Settle, and put the epoch `number` on record with the verdict, which is returned."""
-        if self._order.while_closed:
+        found = await survey(self._partition, self._redis, self._closed, number)
+        self._closed, self._strays = found.closed, found.strays
+        if self._order.while_closed and found.readable:
             await self._order.while_closed(self._ledger, self._closed, self._awake.touch)
-        await self._bring_forward()
-        self._missing = self._missing or await find_missing(
-            self._partition, self._redis, self._ledger, self._closed, self._awake.touch
-        )
-        if self._order.verdict == "rebuild" and not self._missing:
-            await self._finish_recording()
+        if found.readable:
+            await self._record_what_it_lacks()
+        elif (recorded := await self._ledger.cursor(self._partition)) < self._closed.last:
+            self._missing = f"all after {recorded.entry_id}: the outbox is no stream"
         # After the partition was closed: whatever was answered by then was answered before.
         answered = await self._answered()
-        tail = await self._foresee(number, answered)
+        tail = await self._foresee(number, answered) if found.readable else []
         async with self._ledger.deciding(self._partition) as decision:
             recorded = decision.recorded or NOWHERE
             confirmed = await decision.confirmed_losses()
@@ -82,6 +86,9 @@ class Settling:
             )
             if verdict.name == "rebuild" and decision.recorded:
                 await self._keep_orphans(decision, tail, number)
+            if begins is not None and self._strays:
+                at = time.time_ns() // 1_000
+                await decision.put_orphans([*kept(self._strays, number, at)], number)
         log.info(
             "epoch decided",
             partition=self._partition,
@@ -100,6 +107,7 @@ class Settling:
         confirmed: Sequence[Loss],
     ) -> Verdict:
         verdict = decide(self._closed, recorded, lineage, self._missing, self._replayed)
+        verdict = mended(verdict, self._closed, recorded, self._unfinished)
         # Nobody may confirm his way into a record that does not hold, nor have done so before.
         confirmed = [] if self._flaw else confirmed
         verdict = allowed(verdict, recorded, confirmed)
@@ -128,7 +136,30 @@ class Settling:
         if self._judge(number, recorded, lineage, answered, confirmed).name != "rebuild":
             return []
         return await read_dropped(
-            self._partition, self._redis, recorded, lineage, self._closed, self._awake.touch
+            *(self._partition, self._redis, recorded, lineage, self._closed, self._awake.touch),
+            self._strays.keys(),
+        )
+
+    async def _record_what_it_lacks(self) -> None:
+        """Put on record what the verdict needs there; note what is missing, and why no more."""
+        await self._bring_forward()
+        await self._find_missing()
+        if self._missing:
+            recorded = await self._ledger.cursor(self._partition)
+            strays = await strays_between(self._partition, self._redis, recorded, self._closed.last)
+            if strays:
+                self._strays = {**strays, **self._strays}
+                self._closed = replace(self._closed, damage=described(self._strays))
+                self._missing = ""
+                await self._bring_forward()
+                await self._find_missing()
+        if (self._order.verdict == "rebuild" or self._closed.damage) and not self._missing:
+            await self._finish_recording()
+
+    async def _find_missing(self) -> None:
+        self._missing = self._missing or await find_missing(
+            *(self._partition, self._redis, self._ledger, self._closed, self._awake.touch),
+            self._strays.keys(),
         )
 
     async def _keep_orphans(self, decision: Decision, tail: list[Change], number: int) -> None:
@@ -193,6 +224,7 @@ class Settling:
             self._closed,
             self._awake.touch,
             self._order.progress,
+            self._strays.keys(),
         )
 
     async def _went_back(self) -> bool:

@@ -5,7 +5,7 @@ neither.
 """
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 
 import structlog
@@ -41,18 +41,25 @@ class KeepAlive:
 
 
 async def find_missing(
-    partition: int, redis: RedisStore, ledger: Ledger, closed: Closed, touch: Touch
+    partition: int,
+    redis: RedisStore,
+    ledger: Ledger,
+    closed: Closed,
+    touch: Touch,
+    strays: Collection[str] = (),
 ) -> str:
     """Return what is missing between P and R, or cannot be read; empty when nothing is.
 
-    A hole that the writer made by trimming is gone when P is read again.
+    `strays` are ids that do not count. A hole that the writer made by trimming is gone when P is
+    read again.
     """
     missing = ""
     for _ in range(2):
         at = await ledger.cursor(partition)
         missing = ""
         try:
-            async with aclosing(redis.outbox_after(partition, at)) as entries:
+            of_scripts = redis.outbox_after(partition, at, upto=closed.last, strays=strays)
+            async with aclosing(of_scripts) as entries:
                 async for entry in entries:
                     if entry.first != at.seq + 1:
                         missing = f"changes {at.seq + 1} to {entry.first - 1} are not in the outbox"
@@ -75,10 +82,11 @@ async def read_dropped(
     lineage: Lineage,
     closed: Closed,
     touch: Touch,
+    strays: Collection[str] = (),
 ) -> list[Change]:
     """Return what a rebuild would drop: what is beyond the record, or beyond its lineage.
 
-    An entry that cannot be read is named in the log, and passed over.
+    `strays` are kept otherwise. An entry that cannot be read is named in the log, and passed over.
     """
     start = recorded
     if lineage.newest and 0 < closed.last.epoch < lineage.newest.epoch:
@@ -90,7 +98,7 @@ async def read_dropped(
     while page := await redis.read_outboxes({partition: start}, block_ms=0, count=1_000):
         for entry_id, fields in page[partition]:
             try:
-                tail += outbox.decode(entry_id, fields).changes
+                tail += outbox.decode(entry_id, fields).changes if entry_id not in strays else ()
             except CorruptEntryError as error:
                 log.error(  # noqa: TRY400  # what is wrong with an entry needs no traceback
                     "not kept with the orphans", partition=partition, why=str(error)

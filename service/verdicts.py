@@ -110,6 +110,24 @@ def decide(
     return Verdict("continue", closed.last, "Redis has all that is on record, and the tail")
 
 
+def mended(verdict: Verdict, closed: Closed, recorded: Position, unfinished: str = "") -> Verdict:
+    """Return what a verdict comes to where Redis is damaged: what it holds is not gone on from.
+
+    What is on record up to R is rebuilt from there; `unfinished` says why it is not.
+    """
+    if not closed.damage or verdict.name not in ("continue", "replay"):
+        return verdict
+    if recorded == closed.last:
+        return Verdict("rebuild", recorded, f"Redis is damaged: {closed.damage}")
+    why = unfinished or f"it ends at {recorded.entry_id}"
+    return Verdict(
+        "stay_closed",
+        None,
+        f"Redis is damaged: {closed.damage}; the record cannot be brought to"
+        f" {closed.last.entry_id} first: {why}",
+    )
+
+
 def allowed(verdict: Verdict, recorded: Position, confirmed: Iterable[Loss]) -> Verdict:
     """Return what a verdict comes to where an operator has confirmed what is lost by going on."""
     loss = verdict.loss

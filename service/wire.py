@@ -9,6 +9,7 @@ of replies, so that nobody gets another's.
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,11 @@ again, by a new connection."""
 _RETIRE_AFTER_S = 0.5
 """A younger connection is kept after such an error, so that a replica is not stormed."""
 
+_STALE_ID = "equal or smaller than the target stream top item"
+_DAMAGED = "DAMAGED "
+_IN_A_SCRIPT = re.compile(r"user_script|script: [0-9a-f]{40}")
+"""What stands in each error that was raised inside a script, whatever it begins with."""
+
 _MORE = object()
 """What the reader returns until a reply is whole."""
 
@@ -70,8 +76,16 @@ class OutOfMemory(NotExecuted):
     reason = "Redis has no memory left."
 
 
+class OutboxRefused(NotExecuted):
+    """The entry's id lies below another in the outbox: the script has written nothing."""
+
+
 class Unknown(Exception):
     """The command may have run, or not, or may run yet."""
+
+
+class ScriptFailed(Unknown):
+    """A script ended with an error, maybe after its first write: it is not to be sent again."""
 
 
 class _Pending:
@@ -181,7 +195,7 @@ class Wire:
     async def call(self, *command: str | int, timeout_s: float | None = None) -> Any:
         """Send one command and return its reply.
 
-        Raises NotExecuted, MissingScript or Unknown; a script's own failure is Unknown as well,
+        Raises NotExecuted, MissingScript or Unknown; a script's own failure is ScriptFailed,
         since Lua has no rollback.
         """
         timeout_s = min(timeout_s or self._attempt_timeout_s, self._attempt_timeout_s)
@@ -244,6 +258,10 @@ def _refusal(text: str) -> Exception:
         return MissingScript(text)
     if text.startswith("OOM "):
         return OutOfMemory(text)
+    if _STALE_ID in text and not text.startswith(_DAMAGED):
+        return OutboxRefused(text)
+    if text.startswith(_DAMAGED) or _IN_A_SCRIPT.search(text):
+        return ScriptFailed(text)
     for beginning, reason in _NOT_EXECUTED.items():
         if text.startswith(beginning):
             error = NotExecuted(text)

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from service import outbox
 from service.after_commit import AfterCommit
 from service.applying import apply
+from service.damage import Damage, is_strayed
 from service.errors import LineageError, RefusedChangeError
 from service.handshake import Handshake, HandshakeImpossible, StaysClosed
 from service.ledger import UNAVAILABLE, Ledger
@@ -40,6 +41,7 @@ _PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0
 _LOOK_EVERY_S = 1.0
 _CLOSED_PATIENCE_S = 3.0
+_LOOK_AT = 1_000
 _NOTHING: Mapping[int, Rows] = {}
 
 
@@ -161,7 +163,8 @@ class Writer:
             for partition, of_partition in load.entries.items():
                 await self._apply_singly(ledger, partition, of_partition)
         for partition, why in load.unreadable.items():
-            self._stopped.stop(partition, self._committed[partition], why)
+            if not await self._mend(partition, why):
+                self._stopped.stop(partition, self._committed[partition], why)
 
     async def _apply_singly(self, ledger: Ledger, partition: int, entries: Sequence[Entry]) -> None:
         """Record one partition's entries one by one, so that the one that is wrong can be named."""
@@ -205,6 +208,17 @@ class Writer:
         self._metrics.commits.observe(duration_s)
         self._metrics.commit_changes.observe(kinds.total())
 
+    async def _mend(self, partition: int, why: str) -> bool:
+        """Have a partition rebuilt whose outbox cannot be read, if what cannot be is a stray."""
+        at = self._committed[partition]
+        page = await self._redis.read_outboxes({partition: at}, block_ms=0, count=_LOOK_AT)
+        meta = await self._redis.meta(partition)
+        if meta is None or not is_strayed(page.get(partition, ()), at, meta.last):
+            return False
+        log.error("stray outbox entry", partition=partition, why=why)
+        await self._shake_hands(partition, seen=at, damage=Damage(meta.epoch, why))
+        return True
+
     async def _broken_lineage(self, ledger: Ledger, partition: int, error: LineageError) -> None:
         """Look again at what follows the cursor now; if that does not follow either, compare.
 
@@ -219,7 +233,8 @@ class Writer:
         self._broken[partition] = at
         self._committed[partition] = at
         if again:
-            await self._shake_hands(partition, seen=at, adopt=False)
+            if not await self._mend(partition, str(error)):
+                await self._shake_hands(partition, seen=at, adopt=False)
             del self._broken[partition]
         return None
 
@@ -274,12 +289,14 @@ class Writer:
         since = self._closed_since.setdefault(partition, self._clock())
         return self._clock() - since > _CLOSED_PATIENCE_S
 
-    async def _shake_hands(self, partition: int, *, seen: Position, adopt: bool = True) -> None:
+    async def _shake_hands(
+        self, partition: int, *, seen: Position, adopt: bool = True, damage: Damage | None = None
+    ) -> None:
         """Have the stores compared; until that is done nothing of the partition is recorded."""
         self._held.add(partition)
         self._loads.forget()
         try:
-            result = await self._handshakes[partition].run(seen, adopt=adopt)
+            result = await self._handshakes[partition].run(seen, adopt=adopt, damage=damage)
         except HandshakeImpossible as error:
             self._note(str(error))
             await self._sleep(_PAUSE_S)

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "domain",
-        """verdicts assurance succession applying unrecorded orders bringing_forward settling
+        """verdicts damage assurance succession applying unrecorded orders bringing_forward settling
         handshake opening partition readiness loader results lanes watermark vouching engine
         lingering loads after_commit writer vitals stopped setting_aside deadletters
         findings comparison waiting_list tail event_reading reconciler

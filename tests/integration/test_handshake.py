@@ -340,16 +340,17 @@ class TestVerdicts:
         assert await first.run() == Opened(3)
         await store.aclose()
 
-    async def test_an_outbox_id_that_no_script_wrote_keeps_the_partition_closed(
+    async def test_an_outbox_id_that_no_script_wrote_is_no_epoch(
         self, handshake: Handshake, valkey: Client
     ) -> None:
-        """It is named, and the handshake comes to its verdict all the same."""
+        """It is named, and the next epoch has the next number, in an outbox of its own."""
         assert await handshake.run() == Opened(1)
         await valkey.xadd(OUTBOX, {"v": "1"}, "99-0")
-        await valkey.script_flush()
         result = await handshake.run()
-        assert isinstance(result, StaysClosed)
-        assert "outbox entry '99-0'" in result.reason
+        assert isinstance(result, Opened)
+        assert (result.epoch, result.how) == (2, "rebuild")
+        assert "outbox entry 99-0" in result.why
+        assert [entry_id for entry_id, _ in await valkey.xrange(OUTBOX)] == ["2-2"]
 
 
 class TestAdoption:

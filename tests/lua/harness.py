@@ -113,8 +113,7 @@ class Partition:
 
     def close(self, next_: str, seen_epoch: str = "", seen_next: str = "") -> list[str]:
         """Run close.lua."""
-        names = [self.keys.meta, self.keys.outbox]
-        return self.backend.eval("close", names, seen_epoch, seen_next, next_)
+        return self.backend.eval("close", [self.keys.meta], seen_epoch, seen_next, next_)
 
     def begin_epoch(
         self,

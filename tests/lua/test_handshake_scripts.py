@@ -29,20 +29,20 @@ def closed(partition: Partition) -> Partition:
 
 
 def test_close_says_what_it_found(partition: Partition) -> None:
-    """Epoch, R, W, and both ends of the outbox; the rest of meta stays."""
+    """Epoch, R, W, a rebuild that had begun, damage; the rest of meta stays."""
     partition.sell(1, capacity=1)
     partition.book((1, "a"), (1, "b"))
     partition.raise_watermark(3)
     before = partition.meta()
     reply = partition.close(MINE, "1")
-    assert reply == ["CLOSED", "1", "4", "1", "3", "", "1-1", "1-4"]
+    assert reply == ["CLOSED", "1", "4", "1", "3", "", ""]
     assert partition.meta() == {**before, "open": "0", "next": MINE}
 
 
 def test_close_of_an_empty_redis(backend: Backend) -> None:
     """It closes what is not there, so that nobody opens it meanwhile."""
     partition = Partition(backend)
-    assert partition.close("1 mine") == ["CLOSED", "", "", "", "", "", "", ""]
+    assert partition.close("1 mine") == ["CLOSED", "", "", "", "", "", ""]
     assert partition.stored() == {partition.keys.meta: {"open": "0", "next": "1 mine"}}
 
 

@@ -68,13 +68,22 @@ class SimulatedRedisStore(RedisStore):
         result: dict[int, list[tuple[str, dict[str, str]]]] = found
         return result
 
-    async def outbox_after(self, partition: int, after: Position) -> AsyncGenerator[Entry, None]:
+    async def outbox_after(
+        self,
+        partition: int,
+        after: Position,
+        *,
+        upto: Position | None = None,
+        strays: Collection[str] = (),
+    ) -> AsyncGenerator[Entry, None]:
         page = 8
         while True:
             at = after
             found = await self._ask(lambda at=at: self._server.after(at, page))  # type: ignore[misc]
             for entry_id, fields in found:
                 entry = outbox.decode(entry_id, fields)
+                if upto is not None and entry.last > upto:
+                    return
                 after = entry.last
                 yield entry
             if len(found) < page:
@@ -84,9 +93,9 @@ class SimulatedRedisStore(RedisStore):
         found = await self._ask(lambda: [e for e in self._server.state.outbox if e[0] == last])
         return outbox.decode(last.entry_id, found[0][1]) if found else None
 
-    async def outbox_epoch(self, partition: int) -> int:
-        found = await self._ask(lambda: self._server.state.outbox[-1:])
-        return found[0][0].epoch if found else 0
+    async def outbox_end(self, partition: int) -> Position | None:
+        end: Position = await self._ask(lambda: self._server.state.last_id)
+        return end
 
     async def outbox_size(self, partition: int) -> tuple[int, int]:
         entries = await self._ask(lambda: list(self._server.state.outbox))

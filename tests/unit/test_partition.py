@@ -9,7 +9,7 @@ from service.errors import Problem
 from service.handshake import Handshake, Opened
 from service.partition import Partition
 from service.redis_store import RedisStore
-from service.wire import Unknown, Wire
+from service.wire import ScriptFailed, Unknown, Wire
 
 NOW = 1_795_340_000_000_000
 OK = ["OK", "1", "7", str(NOW), "-"]
@@ -34,7 +34,7 @@ class Saying(Wire):
 class Agreed:
     """A handshake that has nothing to do."""
 
-    async def run(self, *_: object) -> Opened:
+    async def run(self, *_: object, **__: object) -> Opened:
         return Opened(1)
 
 
@@ -61,3 +61,12 @@ async def test_a_call_that_may_have_run_is_not_taken_for_late() -> None:
     with pytest.raises(Problem) as caught:
         await book(wire)
     assert caught.value.code == "outcome_unknown"
+
+
+async def test_a_script_that_failed_is_not_sent_again() -> None:
+    """It may have written: `outcome_unknown`, and the epoch is not served again."""
+    wire = Saying(ScriptFailed("DAMAGED WRONGTYPE"))
+    with pytest.raises(Problem) as caught:
+        await book(wire)
+    assert caught.value.code == "outcome_unknown"
+    assert len(wire.sent) == 2  # the first is the start's own
