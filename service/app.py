@@ -28,6 +28,7 @@ from service import documentation, ledger, room
 from service.admission import Admission
 from service.assurance import sound
 from service.bodies import problem_answer
+from service.draining import Draining, Server
 from service.engine import Engine
 from service.errors import PROBLEMS, Problem
 from service.exposition import Exposition
@@ -158,9 +159,10 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
         metrics.problems.labels(error.code).inc()
         return problem_answer(error)
 
+    draining = Draining()
     app = Starlette(
         routes=[
-            *Handlers(worker.engine, worker.readiness).routes(),
+            *Handlers(worker.engine, worker.readiness, draining).routes(),
             *documentation.routes(),
             Exposition(metrics, worker.look, onsale_version()).route(),
         ],
@@ -175,11 +177,14 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     )
     _exact_paths(app.router)
     app.state.hot = HotPath(worker.engine, metrics)
+    app.state.draining = draining
     return app
 
 
 def serve_api(settings: Settings, fd: int | None) -> None:
     """Serve the API until SIGTERM or SIGINT; on an inherited listening socket, or on one's own.
+
+    Goes on serving for ONSALE_DRAIN_SECONDS behind the signal.
 
     Raises AddressError when the address cannot be had, ConfigurationError.
     """
@@ -189,7 +194,9 @@ def serve_api(settings: Settings, fd: int | None) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=hot_http1(lambda code: metrics.problems.labels(code).inc(), app.state.hot),
+        http=hot_http1(
+            lambda code: metrics.problems.labels(code).inc(), app.state.hot, app.state.draining
+        ),
         ws="none",
         lifespan="on",
         access_log=settings.access_log,
@@ -198,13 +205,13 @@ def serve_api(settings: Settings, fd: int | None) -> None:
         log_config=None,
         log_level="info" if settings.access_log else "warning",
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=settings.drain_s,
+        timeout_graceful_shutdown=settings.in_flight_s,
         backlog=_BACKLOG,
     )
     allow_connections()
     listener = inherited(fd) if fd is not None else bind(settings.host, settings.port)
     log.info("bounds of what is not on record", bounds=room.in_words(settings))
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config, app.state.draining, settings.drain_seconds).run(sockets=[listener])
 
 
 def run_writer(settings: Settings) -> None:

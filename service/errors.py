@@ -46,6 +46,7 @@ PROBLEMS: Mapping[str, ProblemType] = {
     "record_behind": ProblemType(503, "Too much is not on record yet", "after_delay"),
     "unavailable": ProblemType(503, "A store cannot be reached at the moment", "after_delay"),
     "closed": ProblemType(503, "The sale is closed until its stores agree", "after_delay"),
+    "draining": ProblemType(503, "This process is going down", "after_delay"),
     "outcome_unknown": ProblemType(503, "Whether this was done is not known", "same_request"),
 }
 

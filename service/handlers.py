@@ -20,6 +20,7 @@ from service.answers import (
     user_answer,
 )
 from service.bodies import answer, read_body
+from service.draining import Draining
 from service.engine import Engine
 from service.errors import PROBLEMS, Problem
 from service.idempotency import keyed_by
@@ -38,10 +39,11 @@ from service.readiness import Readiness
 class Handlers:
     """The handlers of one application."""
 
-    def __init__(self, engine: Engine, readiness: Readiness) -> None:
-        """Take the engine that decides, and what is known of its partitions."""
+    def __init__(self, engine: Engine, readiness: Readiness, draining: Draining) -> None:
+        """Take the engine that decides, what is known of its partitions, and of a going down."""
         self._engine = engine
         self._readiness = readiness
+        self._draining = draining
 
     def routes(self) -> list[Route]:
         """Return the routes of the API."""
@@ -126,6 +128,8 @@ class Handlers:
 
     async def readyz(self, _: Request) -> Response:
         """Say whether bookings are taken: 200, or the problem that stands in the way."""
+        if self._draining.begun:
+            raise Problem("draining")
         self._readiness.check()
         return answer(200, {"status": "ready"}, NO_STORE)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from service.draining import Draining
 from service.heads import Headers
 from service.hot_exchange import Exchange
 from service.hot_path import HotPath
@@ -47,6 +48,7 @@ class HotHttp1(Http1):
             or self.has_ahead
             or self.flow.write_paused
             or self._refused
+            or self.draining.begun
             or self.transport.is_closing()
         ):
             return False
@@ -93,7 +95,7 @@ class HotHttp1(Http1):
                 self._let_go()
             else:
                 self._held = None
-                exchange.keep_alive = self.parser.should_keep_alive()
+                exchange.keep_alive = self.parser.should_keep_alive() and not self.draining.begun
                 if self._unknown and exchange.keep_alive:
                     self.hot.shedding.learn(self._unknown, self._head, len(body))
                 self.cycle = exchange  # type: ignore[assignment]
@@ -140,6 +142,9 @@ class HotHttp1(Http1):
         super()._refuse(code)
 
 
-def hot_http1(noted: Callable[[str], None], hot: HotPath) -> type[HotHttp1]:
+def hot_http1(
+    noted: Callable[[str], None], hot: HotPath, draining: Draining | None = None
+) -> type[HotHttp1]:
     """Return the protocol; `noted` is told the code of each request that it refuses."""
-    return type("Http1", (HotHttp1,), {"noted": staticmethod(noted), "hot": hot})
+    shared = {"noted": staticmethod(noted), "hot": hot, "draining": draining or Draining()}
+    return type("Http1", (HotHttp1,), shared)

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.bodies import problem_answer
+from service.draining import Draining, has_unread
 from service.errors import Problem
 from service.heads import (
     DETAILS,
@@ -57,6 +58,9 @@ class Http1(HttpToolsProtocol):
     """One connection."""
 
     read_s = READ_S
+    draining = Draining()
+    """While the process goes down each answer closes its connection."""
+
     noted: Callable[[str], None] = staticmethod(lambda _: None)
     """Is told the code of each request that is refused here."""
 
@@ -161,6 +165,13 @@ class Http1(HttpToolsProtocol):
             else:
                 return
 
+    def shutdown(self) -> None:
+        """Close where no request has begun; else after its answer."""
+        if self._owes:
+            self.cycle.keep_alive = False
+        elif self._part == _NONE and not has_unread(self.transport):
+            self.transport.close()
+
     # What the parser tells.
 
     def on_message_begin(self) -> None:
@@ -216,6 +227,8 @@ class Http1(HttpToolsProtocol):
     def _begin_request(self) -> None:
         """Have the application begin with a request, or let it wait for its turn."""
         super().on_headers_complete()
+        if self.draining.begun:
+            self.cycle.keep_alive = False
 
     # What becomes of a request.
 

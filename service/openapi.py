@@ -194,7 +194,7 @@ def _paths() -> dict[str, Any]:
                 "Whether bookings are taken",
                 "readyz",
                 {200: ("Ready", health, {})},
-                _STORES,
+                (*_STORES, "draining"),
             )
         },
     }

@@ -206,7 +206,7 @@ async def run_to_end(argv: Sequence[str], env: Mapping[str, str] | None) -> tupl
     )
 
 
-async def stop_leftovers(run: RunDirectory, stop_seconds: float = 15.0) -> None:
+async def stop_leftovers(run: RunDirectory, stop_seconds: float) -> None:
     """Stop what an earlier supervisor of this data directory left running; only under its lock.
 
     In the order of a shutdown, so that no API worker meets a store that has gone.

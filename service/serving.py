@@ -23,7 +23,7 @@ from service.settings import Settings
 
 START_S = 90.0
 STOP_S = 50.0
-"""After so long a child that is stopping is told once more, and then kills its roles."""
+"""After so long, and the drain, a child that is stopping is told once more: it kills its roles."""
 
 POLL_S = 0.05
 
@@ -66,7 +66,7 @@ async def serving(settings: Settings, hurried: Callable[[], bool]) -> AsyncItera
         except _ChildEndedError:
             raise ServingError(_last_words(log)) from None
         finally:
-            await _end(child, hurried)
+            await _end(child, hurried, STOP_S + settings.drain_seconds)
 
 
 class _ChildEndedError(Exception):
@@ -125,9 +125,9 @@ async def _until_ready(service: Service, child: subprocess.Popen[bytes] | None) 
     raise ServingError(msg)
 
 
-async def _end(child: subprocess.Popen[bytes], hurried: Callable[[], bool]) -> None:
+async def _end(child: subprocess.Popen[bytes], hurried: Callable[[], bool], seconds: float) -> None:
     """Stop the child, and only then let a cancellation through."""
-    ending = asyncio.ensure_future(_stop(child, hurried))
+    ending = asyncio.ensure_future(_stop(child, hurried, seconds))
     cancelled = False
     while not ending.done():
         try:
@@ -138,10 +138,12 @@ async def _end(child: subprocess.Popen[bytes], hurried: Callable[[], bool]) -> N
         raise asyncio.CancelledError
 
 
-async def _stop(child: subprocess.Popen[bytes], hurried: Callable[[], bool]) -> None:
+async def _stop(
+    child: subprocess.Popen[bytes], hurried: Callable[[], bool], seconds: float
+) -> None:
     """Tell the child to stop; once more, which kills its roles, when in a hurry or it hangs."""
     child.send_signal(signal.SIGTERM)
-    until = time.monotonic() + STOP_S
+    until = time.monotonic() + seconds
     told_twice = False
     # The process is not asyncio's, so no event tells of its end.
     while child.poll() is None:

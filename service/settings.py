@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     standing_wait_ms_max: int = Field(1_000, ge=5, le=60_000)
     """How long bookings may stand waiting for others, reads half as long; then new ones get 503."""
 
+    drain_seconds: int = Field(0, ge=0, le=600)
+    """How long an API process serves on after SIGTERM, for a proxy to notice; 10 in the image."""
+
     linger_ms_max: int = Field(25, ge=0, le=1_000)
     """How long a busy writer waits for more before it commits."""
 
@@ -163,9 +166,14 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def drain_s(self) -> int:
+    def in_flight_s(self) -> int:
         """How long an API process that ends waits for the requests in flight, in seconds."""
         return math.ceil(self.request_deadline_ms / 1000) + 2
+
+    @property
+    def api_stop_s(self) -> float:
+        """How long an API process may take to end, in seconds."""
+        return self.drain_seconds + self.in_flight_s + 5
 
     @property
     def metrics_directory(self) -> Path:

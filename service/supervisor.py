@@ -31,6 +31,9 @@ from service.welcome import welcome
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
+LEFTOVER_S = 15.0
+"""How long a role that an earlier start has left may take to end, at least."""
+
 REFUSED_SETTING = 2
 """The exit code of a role that met a ConfigurationError."""
 
@@ -114,7 +117,7 @@ class Supervisor:
         run, taken = self._run, self._taken
         run.acquire()
         taken.callback(run.release)
-        await stop_leftovers(run)
+        await stop_leftovers(run, max(LEFTOVER_S, self._settings.api_stop_s))
         metrics.clear(self._settings.metrics_directory)
         taken.callback(metrics.clear, self._settings.metrics_directory)
         listener = bind(self._settings.host, self._settings.port)
@@ -276,7 +279,7 @@ def worker_roles(settings: Settings, service: Service, listener: socket.socket) 
                 environment,
                 inherited_fds=(fd,),
                 final_codes=final,
-                stop_seconds=settings.drain_s + 5,
+                stop_seconds=settings.api_stop_s,
             )
         )
     return roles

@@ -9,53 +9,20 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
-import httpx
 import psutil
 import redis
 
 from service.keys import partition_keys
 from tests.crowd import Client, connected
+from tests.http.api_process import api_process, is_ready
 from tests.http.balancer import Balancer
 from tests.http.conftest import Service
 from tests.http.test_kills import Sale
 from tests.running import Running
-from tests.servers import Role, Servers, wait_until
+from tests.servers import Role, Servers, free_port, wait_until
 
 CLIENTS = 16
 RESTARTS = 3
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def is_ready(port: int) -> bool:
-    """Whether the process behind a port takes bookings."""
-    with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200
-    return False
-
-
-@contextlib.contextmanager
-def api_process(service: Service, port: int) -> Iterator[Role]:
-    """An API process of its own port on the stores of the service."""
-    environment = {
-        "ONSALE_DATA_DIR": str(service.servers.run.data),
-        "ONSALE_METRICS_DIR": str(service.servers.run.data / "metrics"),
-        "REDIS_URL": service.servers.redis_url,
-        "DATABASE_URL": service.servers.postgresql_url,
-        "PORT": str(port),
-    }
-    role = Role("api", environment)
-    role.start()
-    try:
-        wait_until(lambda: is_ready(port), what="the process serves")
-        yield role
-    finally:
-        role.stop()
 
 
 @contextlib.contextmanager
