@@ -7,7 +7,7 @@ line holds a password, wherever in it a URL may stand.
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, Literal
 
 import structlog
@@ -18,7 +18,24 @@ Format = Literal["auto", "json", "console"]
 
 _PASSWORD_IN_URL = re.compile(r"(://[^\s:/?#@]*):[^\s@]+@")
 _PASSWORD_IN_QUERY = re.compile(r"(?i)\b((?:ssl)?password=)[^\s&'\"]+")
+QUIETER = ("httpx", "httpcore", "asyncio")
+"""Loggers of libraries with a line per request or connection: from warning on at every level."""
+
 _FIRST = ("timestamp", "level", "logger", "event")
+
+_ENRICHED: Sequence[Processor] = (
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+_LOGGER_FACTORY = structlog.stdlib.LoggerFactory()
+# One list for ever, since loggers keep the one that they were first used with.
+_PROCESSORS: list[Processor] = [
+    structlog.stdlib.filter_by_level,
+    *_ENRICHED,
+    ProcessorFormatter.wrap_for_formatter,
+]
 
 
 def without_passwords(text: str) -> str:
@@ -29,12 +46,8 @@ def without_passwords(text: str) -> str:
 def route() -> None:
     """Send what this package logs into the standard library's logging, where handlers wait."""
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *_enriched(),
-            ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
+        processors=_PROCESSORS,
+        logger_factory=_LOGGER_FACTORY,
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
@@ -50,7 +63,7 @@ def configure(*, level: str = "info", format_: Format = "auto", role: str = "") 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(
-            foreign_pre_chain=_enriched(),
+            foreign_pre_chain=_ENRICHED,
             processors=[
                 ProcessorFormatter.remove_processors_meta,
                 *(_as_json(role) if as_json else _as_text()),
@@ -60,18 +73,8 @@ def configure(*, level: str = "info", format_: Format = "auto", role: str = "") 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # A library's own lines, about each request or connection, are for whoever looks into it.
-    for name in ("httpx", "httpcore", "asyncio"):
+    for name in QUIETER:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-
-
-def _enriched() -> list[Processor]:
-    return [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
 
 
 def _as_json(role: str) -> list[Processor]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import redis
 from redis.asyncio import Redis
 
 from service import logs
+from tests import process_state
 from tests.servers import Servers, fresh_database
 
 logs.route()  # without a handler: pytest's own collects what is logged
@@ -27,6 +29,31 @@ else:
     Record = asyncpg.Connection
 
 _databases = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def state_of_the_test() -> Iterator[None]:
+    """Name the test that leaves state behind for the tests that follow in its process."""
+    with process_state.left_as_found("this test"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def state_of_the_module() -> Iterator[None]:
+    """Name the module whose fixtures do."""
+    with process_state.left_as_found("a fixture of this module"):
+        yield
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """For a test that configures logging as a command does: it is as before afterwards."""
+    loggers = [logging.getLogger(name) for name in (None, *logs.QUIETER)]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,11 @@ def _unheard(*_: object, **__: object) -> None:
 def standing_in() -> Iterator[None]:
     """Put the simulation's stand-ins where the service takes something that it is not given."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=_Log)  # type: ignore[arg-type]  # it binds nothing
+    structlog.configure(
+        wrapper_class=_Log,  # type: ignore[arg-type]  # it binds nothing
+        # A logger that is cached now would be the simulation's for ever.
+        cache_logger_on_first_use=False,
+    )
     with ExitStack() as stack:
         for target, stand_in in (
             ("service.unrecorded.time", _Time),

@@ -17,6 +17,9 @@ VARIABLES = ("REDIS_URL", "DATABASE_URL", "DB_HOST", "HOST", "PORT", "ONSALE_ALL
 SERVICE = Service(os.getpid(), "http://127.0.0.1:1", "unix:///s?db=0", "postgresql://o@/o?host=/s")
 
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
+
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give a data directory, and an environment with nothing else in it that Onsale reads."""

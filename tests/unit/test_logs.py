@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,13 +17,9 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def written(capsys: pytest.CaptureFixture[str]) -> Iterator[Written]:
-    """Return what was written to stderr since the last look; logging is afterwards as before."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield lambda: capsys.readouterr().err
-    root.handlers[:] = handlers
-    root.setLevel(level)
+def written(capsys: pytest.CaptureFixture[str], restored_logging: None) -> Written:
+    """Return what was written to stderr since the last look."""
+    return lambda: capsys.readouterr().err
 
 
 @pytest.fixture
