@@ -67,5 +67,5 @@ class AfterCommit:
         if used <= self._retained_bytes or not first or first > last.seq:
             return
         retained = (last.seq - first + 1) * self._retained_bytes // used
-        lineage = (await ledger.lineages([partition]))[partition]
-        await self._redis.trim_outbox(partition, lineage.position_of(last.seq - retained + 1))
+        first_retained = await ledger.position_of(partition, last.seq - retained + 1)
+        await self._redis.trim_outbox(partition, first_retained)

@@ -11,6 +11,7 @@ answered. A rebuild leaves Redis empty: each event comes back by the load script
 for.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -181,7 +182,11 @@ class Handshake:
         order: Order | None,
         damage: Damage | None,
     ) -> Opened | StaysClosed | None:
-        """Once through: adopt, or resume, or close and settle; then finish. None: look again."""
+        """Once through: adopt, or resume, or close and settle; then finish. None: look again.
+
+        No epoch follows others too fast, unless an operator orders it: what is open meanwhile stays
+        open for the process that opened it.
+        """
         answered = await self._answered()  # before R is read: what is answered later may be beyond
         before = await ledger.cursor(self.partition)
         end = await self._redis.outbox_end(self.partition)
@@ -208,6 +213,10 @@ class Handshake:
             finished = await self._resume(ledger, meta, epoch)
             # An order, and the judgement of a late H, come after what was under way.
             return finished if order is None and not lost else None
+        if order is None and (pause := await ledger.pause_before_epoch(self.partition)):
+            log.warning("epochs follow too fast", partition=self.partition, pause_s=round(pause, 2))
+            await asyncio.sleep(pause)
+            return None
         return await self._close_and_settle(ledger, meta, end, answered, order, damage)
 
     async def _lost(self, ledger: Ledger, lineage: Lineage, answered: Sequence[Position]) -> bool:

@@ -162,17 +162,18 @@ class JournalReplay:
 
     def _check_lineage(self) -> None:
         """Hold each epoch on record against those before: it begins at a change of theirs."""
-        known: list[Any] = []
+        known = Lineage()
         for epoch in self._lineage.epochs:
-            predecessor = Lineage(known).position_of(epoch.beginning).epoch
-            if (epoch.predecessor, epoch.verdict == "begin") != (predecessor, not known):
+            predecessor = known.position_of(epoch.beginning).epoch
+            is_first = known.newest is None
+            if (epoch.predecessor, epoch.verdict == "begin") != (predecessor, is_first):
                 says = (
                     f"the table epochs has epoch {epoch.epoch}, verdict {epoch.verdict}, after seq"
                     f" {epoch.beginning} of epoch {epoch.predecessor}; that seq is of epoch"
                     f" {predecessor}"
                 )
                 self._say("epoch", None, says)
-            known.append(epoch)
+            known.join(epoch)
 
     def _check_epoch(self, change: Change) -> None:
         """Each seq is of one epoch on the lineage, and each epoch's first change says so."""
@@ -194,7 +195,8 @@ class JournalReplay:
             self._check_began(change)
 
     def _check_began(self, change: Change) -> None:
-        row = next(epoch for epoch in self._lineage.epochs if epoch.epoch == change.epoch)
+        row = self._lineage.epoch(change.epoch)
+        assert row is not None  # it is the epoch of this seq
         wanted = {"beginning": row.beginning, "predecessor": row.predecessor}
         if _object(change.details) != wanted:
             says = f"says {change.details}; the table epochs says {json.dumps(wanted)}"

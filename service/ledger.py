@@ -5,7 +5,7 @@ away after any error; see `connect`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -48,6 +48,8 @@ the writer touches while it holds a cursor. A database may hold others, which ar
 
 _HANDSHAKE_LOCK = 0x6F6E73
 """First key of the advisory locks under which handshakes run, one at a time per partition."""
+
+_EPOCHS_PER_SECOND = 3
 
 _CURSORS = (
     "SELECT partition, epoch, seq, head FROM cursors WHERE partition = ANY($1) ORDER BY partition"
@@ -107,19 +109,49 @@ class Ledger:
         return found[partition].last if partition in found else NOWHERE
 
     async def lineages(self, partitions: Iterable[int]) -> dict[int, Lineage]:
-        """Return the lineage of each partition."""
-        return (await self._lineages(partitions))[0]
+        """Return the lineage of each partition, whole: for what is asked seldom."""
+        return (await self._lineages(dict.fromkeys(partitions, 0)))[0]
 
-    async def _lineages(self, partitions: Iterable[int]) -> tuple[dict[int, Lineage], bool]:
-        """Return the lineages, and whether there are dead letters: asked in the same question."""
-        wanted = list(partitions)
-        rows = await self._connection.fetch(
-            "SELECT partition, epoch, beginning, predecessor, verdict,"
-            " EXISTS (SELECT FROM dead_letters) AS has_letters FROM epochs"
-            " WHERE partition = ANY($1) AND beginning IS NOT NULL",
-            wanted,
+    async def newest_epoch(self, partition: int) -> int:
+        """Return the newest epoch that has begun or is about to, 0 for none."""
+        return int(
+            await self._connection.fetchval(
+                "SELECT coalesce(max(epoch), 0) FROM epochs"
+                " WHERE partition = $1 AND beginning IS NOT NULL",
+                partition,
+            )
         )
-        epochs: dict[int, list[Epoch]] = {partition: [] for partition in wanted}
+
+    async def position_of(self, partition: int, seq: int) -> Position:
+        """Return a seq with the epoch that it belongs to on the lineage (0 for none).
+
+        Reads the epochs that began at that seq or later, and the one before them.
+        """
+        epoch = await self._connection.fetchval(
+            "SELECT epoch FROM epochs WHERE partition = $1 AND beginning < $2"
+            " ORDER BY epoch DESC LIMIT 1",
+            partition,
+            seq,
+        )
+        return Position(epoch or 0, seq)
+
+    async def _lineages(self, since: Mapping[int, int]) -> tuple[dict[int, Lineage], bool]:
+        """Return each partition's epochs from a number on, and whether there are dead letters.
+
+        Asked in one question, partition by partition in the order of the index: the planner takes
+        a range of unknown bounds for a third of the table.
+        """
+        rows = await self._connection.fetch(
+            "SELECT wanted.partition, epoch, beginning, predecessor, verdict,"
+            " EXISTS (SELECT FROM dead_letters) AS has_letters"
+            " FROM unnest($1::integer[], $2::bigint[]) AS wanted (partition, since)"
+            " CROSS JOIN LATERAL (SELECT epoch, beginning, predecessor, verdict FROM epochs"
+            " WHERE epochs.partition = wanted.partition AND epoch >= since"
+            " AND beginning IS NOT NULL ORDER BY epoch) AS found",
+            list(since),
+            list(since.values()),
+        )
+        epochs: dict[int, list[Epoch]] = {partition: [] for partition in since}
         for row in rows:
             epochs[row["partition"]].append(
                 Epoch(row["epoch"], row["beginning"], row["predecessor"], row["verdict"])
@@ -162,19 +194,15 @@ class Ledger:
             yield self
 
     @asynccontextmanager
-    async def _locking(
-        self, partitions: Iterable[int]
-    ) -> AsyncIterator[tuple[dict[int, Cursor], dict[int, Lineage], bool]]:
+    async def _locking(self, partitions: Iterable[int]) -> AsyncIterator[dict[int, Cursor]]:
         """One transaction that holds the cursors' locks.
-
-        With what is read after them: the lineages, and whether there are dead letters.
 
         Who is kept from a lock for too long ends the session that holds it frozen, and fails.
         """
         wanted = sorted(partitions)
         try:
             async with self._connection.transaction():
-                yield await self._cursors(_LOCK_CURSORS, wanted), *await self._lineages(wanted)
+                yield await self._cursors(_LOCK_CURSORS, wanted)
         except asyncpg.LockNotAvailableError:
             await end_frozen_holders(self._connection, wanted)
             raise
@@ -183,11 +211,15 @@ class Ledger:
     async def applying(self, partitions: Iterable[int]) -> AsyncIterator[Application]:
         """One transaction that holds the cursors' locks; commits at the end, or not at all.
 
-        The epochs are read after the locks, so that a handshake's verdict is seen or waits.
+        The epochs are read after the locks, so that a handshake's verdict is seen or waits; those
+        from the cursor's on, which are all that a change that follows it can be of.
         Raises RefusedChangeError for a change that PostgreSQL refuses for what it says.
         """
+        wanted = list(partitions)
         with refusing():
-            async with self._locking(partitions) as (cursors, lineages, has_letters):
+            async with self._locking(wanted) as cursors:
+                since = {n: cursors[n].last.epoch if n in cursors else 0 for n in wanted}
+                lineages, has_letters = await self._lineages(since)
                 yield Application(self._connection, cursors, lineages, has_letters=has_letters)
 
     async def lock_handshake(self, partition: int, *, wait_s: float) -> bool:
@@ -216,15 +248,29 @@ class Ledger:
             )
         )
 
+    async def pause_before_epoch(self, partition: int) -> float:
+        """Return in how many seconds another epoch may begin: three a second, by this clock.
+
+        Two processes that disagree about Redis end each other's epochs as fast as they can.
+        """
+        pause = await self._connection.fetchval(
+            "SELECT extract(epoch FROM decided_at - clock_timestamp())::float + 1 FROM epochs"
+            " WHERE partition = $1 ORDER BY epoch DESC OFFSET $2 LIMIT 1",
+            partition,
+            _EPOCHS_PER_SECOND - 1,
+        )
+        # Above a second: the clock was set back since.
+        return pause if pause is not None and 0 < pause <= 1 else 0.0
+
     @asynccontextmanager
     async def deciding(self, partition: int) -> AsyncIterator[Decision]:
         """One transaction in which P stands still and a verdict is put on record."""
-        async with self._locking([partition]) as (cursors, lineages, _):
+        async with self._locking([partition]) as cursors:
             yield Decision(
                 self._connection,
                 partition,
                 cursors[partition].last if partition in cursors else None,
-                lineages[partition],
+                (await self.lineages([partition]))[partition],
             )
 
 

@@ -44,10 +44,11 @@ def find_loss(
 
     `begins` is the epoch that is about to begin. Several losses are told as one range.
     """
+    joined = lineage.joined(begins) if begins else lineage
     found = [
         loss
         for at in answered
-        if (loss := _lost(at, lineage, begins, confirmed))
+        if (loss := _lost(at, lineage, joined, confirmed))
         and not any(known.covers(loss) for known in confirmed)
     ]
     if not found:
@@ -60,9 +61,9 @@ def find_loss(
 
 
 def _lost(
-    at: Position, lineage: Lineage, begins: Epoch | None, confirmed: Sequence[Loss]
+    at: Position, lineage: Lineage, joined: Lineage, confirmed: Sequence[Loss]
 ) -> Loss | None:
-    ends = (lineage.joined(begins) if begins else lineage).ends(at.epoch)
+    ends = joined.ends(at.epoch)
     if ends is not None and at.seq > ends:
         return Loss(at.epoch, ends + 1, at.seq)
     newest = lineage.newest

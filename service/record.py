@@ -192,4 +192,4 @@ class Application:
                 epoch.predecessor,
                 reason,
             )
-            self.lineages[partition] = self.lineages[partition].joined(epoch)
+            self.lineages[partition].join(epoch)

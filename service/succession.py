@@ -23,7 +23,7 @@ class Succession:
         """Begin at a cursor of the lineage."""
         self.at = cursor
         self.learned: list[Epoch] = []
-        self._lineage = lineage
+        self._lineage = Lineage(lineage.epochs)  # its own: it grows by what is learned
 
     def take(self, entry: Entry) -> None:
         """Go on by one entry. Raises LineageError, which says why it is not the next one."""
@@ -80,7 +80,7 @@ class Succession:
             raise LineageError(msg)
         if known is None:
             self.learned.append(epoch)
-            self._lineage = self._lineage.joined(epoch)
+            self._lineage.join(epoch)
         elif known._replace(verdict=epoch.verdict) != epoch:
             msg = (
                 f"epoch {epoch.epoch} began after seq {known.beginning} on record,"

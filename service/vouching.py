@@ -41,9 +41,6 @@ class Vouching:
     async def _ask(self, positions: list[Position], deadline: float) -> Sequence[bool]:
         """Ask for P, and for the newest epoch: a record without it is another, or an older one."""
         async with asyncio.timeout_at(deadline), self._ledgers.acquire() as ledger:
-            newest = (await ledger.lineages([self._partition]))[self._partition].newest
+            newest = await ledger.newest_epoch(self._partition)
             recorded = await ledger.cursor(self._partition)
-        return [
-            newest is not None and newest.epoch == at.epoch and at.seq <= recorded.seq
-            for at in positions
-        ]
+        return [newest == at.epoch and at.seq <= recorded.seq for at in positions]

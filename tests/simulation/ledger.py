@@ -134,6 +134,13 @@ class SimulatedLedger(Ledger):
     async def lineages(self, partitions: Iterable[int]) -> dict[int, Lineage]:
         return {0: await self.link.ask(lambda _: self.link.server.committed.lineage)}
 
+    async def newest_epoch(self, partition: int) -> int:
+        newest = (await self.lineages([partition]))[partition].newest
+        return newest.epoch if newest else 0
+
+    async def position_of(self, partition: int, seq: int) -> Position:
+        return (await self.lineages([partition]))[partition].position_of(seq)
+
     async def draw_event(self, name: str, capacity: int) -> int:
         server = self.link.server
 
@@ -183,6 +190,17 @@ class SimulatedLedger(Ledger):
             return max([*record.epochs, *orphans, record.last.epoch])
 
         found: int = await self.link.ask(highest)
+        return found
+
+    async def pause_before_epoch(self, partition: int) -> float:
+        def pause(_: Session) -> float:
+            server = self.link.server
+            newest = sorted(server.committed.epochs.items(), reverse=True)[:3]
+            if len(newest) < 3:
+                return 0.0
+            return max(0.0, newest[-1][1].at + 1 - server.world.loop.time())
+
+        found: float = await self.link.ask(pause)
         return found
 
     @asynccontextmanager
@@ -279,7 +297,7 @@ class SimulatedApplication(Application):
             row = EpochRow(epoch.verdict, epoch.beginning, epoch.predecessor, reason)
             upsert = partial(_upsert_epoch, self.copy, epoch.epoch, row)
             await self.link.ask(lambda _, upsert=upsert: upsert())  # type: ignore[misc]
-            self.lineages[partition] = self.lineages[partition].joined(epoch)
+            self.lineages[partition].join(epoch)
 
 
 class SimulatedEndOfRecord:
@@ -320,10 +338,11 @@ class SimulatedDecision(Decision):
         def put(_: Session) -> None:
             if epoch in self.copy.epochs:
                 raise asyncpg.UniqueViolationError("duplicate key value: epochs")
-            row = EpochRow(verdict, beginning, predecessor, reason, loss)
+            world = self.link.server.world
+            now = world.loop.time()
+            row = EpochRow(verdict, beginning, predecessor, reason, loss, at=now)
             self.copy.epochs[epoch] = row
             self.copy.cursor = self.copy.cursor or Cursor(Position(0, 0), b"")
-            world = self.link.server.world
             world.note(f"verdict {epoch} {verdict} {reason}")
             world.checks.decided(row)
 

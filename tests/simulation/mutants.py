@@ -182,6 +182,7 @@ MUTANTS: Sequence[Mutant] = (
             (settling, "decide", _rebuild_whatever_the_watermark),
             (Settling, "_bring_forward", _not_brought_forward),
         ],
+        focus=Focus(("stale_postgres", "kill_writer", "restart_postgres")),
     ),
     Mutant(
         "open before the rebuild is done",

@@ -36,6 +36,7 @@ class EpochRow(NamedTuple):
     reason: str
     loss: Loss | None = None
     confirmed: bool = False
+    at: float = 0.0
 
 
 class EventRow(NamedTuple):
