@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from service import environment
 from service.backup_commands import BACKUP_COMMANDS
 from service.deciding import COMMANDS as DECIDING
 from service.listener import AddressError
@@ -37,6 +38,7 @@ def main() -> None:
 
     Settings come from the environment and from .env in the current directory.
     """
+    environment.forget_client_defaults()
 
 
 @main.command()

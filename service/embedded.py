@@ -19,9 +19,10 @@ from urllib.parse import quote
 import asyncpg
 import psutil
 
+from service.environment import built
 from service.errors import ConfigurationError
 from service.probes import create_database, probe_postgresql, probe_redis
-from service.processes import Role, child_environment, run_to_end
+from service.processes import Role, run_to_end, tool_environment
 from service.rundir import RunDirectory
 
 _VALKEY_OPTIONS = (
@@ -95,7 +96,7 @@ class EmbeddedValkey:
         self.url = f"unix://{quote(str(path))}?db=0"
         where = ("--dir", str(self._data), "--unixsocket", str(path))
         argv = (str(binary or _valkey_binary()), *where, *_VALKEY_OPTIONS)
-        self.role: Role | None = Role(self.name, argv)
+        self.role: Role | None = Role(self.name, argv, inherits=False)
 
     async def prepare(self) -> None:
         """Make the data directory."""
@@ -141,6 +142,7 @@ class EmbeddedPostgres:
                 str(self._data),
                 *flags,
             ),
+            inherits=False,
             # A "fast" shutdown: ends the sessions, writes a checkpoint.
             stop_signal=signal.SIGINT,
             stop_seconds=60.0,
@@ -161,7 +163,7 @@ class EmbeddedPostgres:
             str(unfinished),
         )
         code, out, err = await run_to_end(
-            (*self._prefix, *argv), child_environment(self._run, "initdb")
+            (*self._prefix, *argv), tool_environment(self._run, "initdb")
         )
         if code != 0:
             msg = f"initdb in {self._data.parent} failed: {(err or out).strip()}"
@@ -180,7 +182,9 @@ class EmbeddedPostgres:
     def _check_version(self) -> None:
         have = (self._data / "PG_VERSION").read_text().strip()
         binary = str(self._binaries / "postgres")
-        output = subprocess.run((binary, "-V"), capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(
+            (binary, "-V"), env=built({}), capture_output=True, text=True, check=True
+        ).stdout
         brings = output.split()[-1].partition(".")[0]
         if have != brings:
             msg = (
@@ -214,7 +218,8 @@ def _ordinary_user_prefix() -> tuple[str, ...]:
     unshare = shutil.which("unshare")
     if unshare is not None:
         prefix = (unshare, *_AS_ORDINARY_USER[1:])
-        if subprocess.run((*prefix, "true"), capture_output=True, check=False).returncode == 0:
+        tried = subprocess.run((*prefix, "true"), env=built({}), capture_output=True, check=False)
+        if tried.returncode == 0:
             return prefix
     msg = (
         "PostgreSQL does not run as root, and this system allows no user namespaces: start Onsale"

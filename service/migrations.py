@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
+from service.environment import built
 from service.errors import ConfigurationError
 from service.processes import run_to_end
 from service.store_urls import dbmate_url, secrets_in
@@ -71,10 +72,8 @@ async def _dbmate(
 ) -> str:
     # A .env in the current directory is for Onsale to read, not for dbmate.
     common = ("--env-file", os.devnull, "--env", _URL_VARIABLE, "--no-dump-schema")
-    env = dict(os.environ if environment is None else environment)
-    # PGSSLMODE counts for dbmate as it does for asyncpg.
-    sslmode = None if env.get("PGSSLMODE") else "prefer"
-    env[_URL_VARIABLE] = "" if url is None else dbmate_url(url, sslmode=sslmode)
+    env = built({}) if environment is None else dict(environment)
+    env[_URL_VARIABLE] = "" if url is None else dbmate_url(url)
     argv = (str(_binary()), *common, "--migrations-dir", str(sql), *arguments)
     code, out, err = await run_to_end(argv, env)
     if code != 0:

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import structlog
 
+from service import environment
 from service.rundir import RunDirectory
 
 BACKOFF_FIRST_S = 0.1
@@ -43,13 +44,15 @@ def _nothing() -> None:
 class Role:
     """How one process is started and stopped.
 
-    `environment` is added to the supervisor's own. `before_start` runs ahead of every start.
-    `final_codes` are exit codes that no repeat will change, such as a refused setting.
+    `environment` is added to the supervisor's own where the role `inherits` it; a store does not.
+    `before_start` runs ahead of every start. `final_codes` are exit codes that no repeat will
+    change, such as a refused setting.
     """
 
     name: str
     argv: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
+    inherits: bool = True
     inherited_fds: tuple[int, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 15.0
@@ -160,7 +163,7 @@ class Keeper:
         with self.log_file.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *self.role.argv,
-                env=child_environment(self._run, self.role.name, self.role.environment),
+                env=role_environment(self._run, self.role),
                 pass_fds=self.role.inherited_fds,
                 start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -174,12 +177,19 @@ class Keeper:
                 self._process.send_signal(number)
 
 
-def child_environment(
-    run: RunDirectory, role: str, more: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Return a child's environment, marked so that a later supervisor recognises it."""
-    marks = {"ONSALE_DATA_DIR": str(run.data), "ONSALE_ROLE": role, _MARK: str(run.data)}
-    return {**os.environ, **(more or {}), **marks}
+def role_environment(run: RunDirectory, role: Role) -> dict[str, str]:
+    """Return a role's environment, marked so that a later supervisor recognises the process."""
+    make = environment.inherited if role.inherits else environment.built
+    return make({**role.environment, **_marks(run, role.name)})
+
+
+def tool_environment(run: RunDirectory, name: str) -> dict[str, str]:
+    """Return the environment of a command that a start runs to its end, marked as a role's is."""
+    return environment.built(_marks(run, name))
+
+
+def _marks(run: RunDirectory, role: str) -> dict[str, str]:
+    return {"ONSALE_DATA_DIR": str(run.data), "ONSALE_ROLE": role, _MARK: str(run.data)}
 
 
 async def run_to_end(argv: Sequence[str], env: Mapping[str, str] | None) -> tuple[int, str, str]:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -24,6 +25,7 @@ SOCKET_PATH_BYTES_MAX = 103
 """The limit of macOS; Linux allows 107."""
 
 _LONGEST_SOCKET_NAME = ".s.PGSQL.5432.lock"
+_PLAIN_PATH = re.compile(r"[\w/.+ -]+")
 
 
 class AlreadyRunningError(Exception):
@@ -147,23 +149,41 @@ class RunDirectory:
 def make_sockets(data: Path) -> Path:
     """Make the private directory for the sockets of one data directory, empty, and return it.
 
-    It cannot lie in the data directory, whose path may be longer than a socket's may be. Raises
-    ConfigurationError where somebody else owns that name in the directory that all share.
+    It cannot lie in the data directory, whose path may be longer than a socket's may be. It lies in
+    TMPDIR, or in /tmp where TMPDIR is too long or has signs that clients take for several paths.
+    Raises ConfigurationError where another user owns that name, or it cannot be made.
     """
     uid = os.geteuid()
     name = f"onsale-{uid}-{hashlib.sha256(os.fsencode(data)).hexdigest()[:10]}"
-    path = Path(tempfile.gettempdir()).resolve() / name
-    if len(os.fsencode(path / _LONGEST_SOCKET_NAME)) > SOCKET_PATH_BYTES_MAX:
-        path = Path("/tmp") / name  # noqa: S108  # ownership and mode are checked below
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    found = path.lstat()
+    try:
+        path = Path(tempfile.gettempdir()).resolve() / name
+        if not _can_hold_sockets(path):
+            path = Path("/tmp") / name  # noqa: S108  # ownership and mode are checked below
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+    except OSError as error:
+        msg = (
+            f"no directory for the sockets of the stores can be made: {error.strerror or error};"
+            " set TMPDIR to a directory that can be written"
+        )
+        raise ConfigurationError(msg) from None
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
         msg = f"{path} belongs to somebody else or is open to others; remove it or set TMPDIR"
         raise ConfigurationError(msg)
     for leftover in path.iterdir():
         leftover.unlink()
     return path
+
+
+def _can_hold_sockets(path: Path) -> bool:
+    """Tell whether each client and each server takes the path for one path.
+
+    unix_socket_directories is a list, and so is `host` for lib/pq, both with commas; quotes and
+    backslashes mean something to one of them.
+    """
+    short = len(os.fsencode(path / _LONGEST_SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX
+    return short and _PLAIN_PATH.fullmatch(str(path)) is not None
 
 
 def remove_sockets(path: Path) -> None:

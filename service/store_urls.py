@@ -133,11 +133,10 @@ def postgresql_url_of(host: str, port: int | None, name: str, user: str, passwor
         raise ValueError(_NO_HOST) from None
 
 
-def dbmate_url(url: str, *, sslmode: str | None = "prefer") -> str:
+def dbmate_url(url: str) -> str:
     """Return a checked PostgreSQL URL as dbmate's driver needs it.
 
-    Without an sslmode that driver insists on TLS, where every other client only prefers it:
-    `sslmode` is put where there is none, None leaves it to the environment.
+    Without an sslmode that driver insists on TLS, where every other client only prefers it.
     """
     parts = urlsplit(url)
     # The driver knows no revocation lists; asyncpg, which connects first, has looked.
@@ -147,8 +146,8 @@ def dbmate_url(url: str, *, sslmode: str | None = "prefer") -> str:
         query.append(("host", unquote(where)))
         where = ""
     local = any(name in ("host", "socket") and value.startswith("/") for name, value in query)
-    if sslmode and "sslmode" not in dict(query) and not local:
-        query.append(("sslmode", sslmode))
+    if "sslmode" not in dict(query) and not local:
+        query.append(("sslmode", "prefer"))
     # Go refuses signs in user and password that others take as they stand.
     words = [quote(unquote(word), safe="") for word in who.split(":", 1)]
     netloc = f"{':'.join(words)}{at}{where}"

@@ -23,7 +23,7 @@ from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.listener import bind, http_url, readiness
 from service.own_stores import OwnPostgres, OwnRedis
 from service.probes import NotReadyError
-from service.processes import Keeper, Role, child_environment, log_tail, stop_leftovers
+from service.processes import Keeper, Role, log_tail, stop_leftovers, tool_environment
 from service.resources import sql_directory
 from service.rundir import RunDirectory, Service, make_sockets, remove_sockets
 from service.settings import Settings
@@ -251,7 +251,7 @@ def own_or_embedded(settings: Settings, run: RunDirectory, sockets: Path) -> Seq
 
 async def migrate(url: str, run: RunDirectory) -> None:
     """Apply what is pending under `sql/`."""
-    environment = child_environment(run, "migrate")
+    environment = tool_environment(run, "migrate")
     for line in (await migrations.migrate_up(url, sql_directory(), environment)).splitlines():
         log.info("migration", what=line)
 

@@ -19,7 +19,7 @@ import redis
 
 from service.embedded import EmbeddedPostgres, EmbeddedValkey
 from service.migrations import migrate_up
-from service.processes import log_tail
+from service.processes import log_tail, role_environment
 from service.resources import sql_directory
 from service.rundir import RunDirectory, make_sockets, remove_sockets
 
@@ -151,6 +151,7 @@ class Servers:
         log = self.run.log_file(store.name).open("ab")
         self._processes[store.name] = subprocess.Popen(
             (*self.prefix[store.name], *store.role.argv, *self._options[store.name]),
+            env=role_environment(self.run, store.role),
             stdout=log,
             stderr=log,
             start_new_session=True,

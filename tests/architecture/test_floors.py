@@ -18,8 +18,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tools",
-        """logs slots tallies metrics witness scripts admission batcher wire migrations processes
-        rundir""",
+        """environment logs slots tallies metrics witness scripts admission batcher wire migrations
+        processes rundir""",
     ),
     (
         "stores",
@@ -83,8 +83,7 @@ COPIES = {
     "record_tables": "into temporary tables, out of a snapshot: under no lock that a sale needs",
 }
 PASSES_ENVIRONMENT_ON = {
-    "processes": "a child gets the supervisor's environment and more",
-    "migrations": "dbmate gets its URL in its environment",
+    "environment": "a process of Onsale's own inherits, and the clients' defaults are removed",
     "serving": "its `onsale up` gets the environment and a port",
     "metrics": "prometheus-client looks there for the directory that processes share",
 }

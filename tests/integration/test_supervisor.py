@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from service.processes import child_environment, find_leftovers
+from service.processes import Role, find_leftovers, role_environment
 from service.rundir import RunDirectory
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ def test_a_role_that_somebody_runs_by_hand_is_no_leftover(data_dir: Path) -> Non
     environment = {**os.environ, "ONSALE_DATA_DIR": str(run.data), "ONSALE_ROLE": "api-east"}
     with (
         subprocess.Popen(["sleep", "60"], env=environment) as by_hand,
-        subprocess.Popen(["sleep", "60"], env=child_environment(run, "api-2")) as child,
+        subprocess.Popen(["sleep", "60"], env=role_environment(run, Role("api-2", ()))) as child,
     ):
         try:
             assert [(r, p.pid) for r, p in find_leftovers(run)] == [("api-2", child.pid)]

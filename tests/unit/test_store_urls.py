@@ -122,11 +122,6 @@ def test_dbmate_is_given_what_its_driver_needs(given: str, needed: str) -> None:
     assert dbmate_url(given) == needed
 
 
-def test_the_environment_may_decide_on_tls() -> None:
-    """Where PGSSLMODE is set no sslmode is put before it."""
-    assert dbmate_url("postgresql://u@h/d", sslmode=None) == "postgresql://u@h/d"
-
-
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
