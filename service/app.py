@@ -26,7 +26,7 @@ from starlette.routing import Route, Router
 
 from service import documentation, ledger, room
 from service.admission import Admission
-from service.assurance import sound
+from service.assurance import sound, still_sound
 from service.bodies import problem_answer
 from service.draining import Draining, Server
 from service.engine import Engine
@@ -45,6 +45,8 @@ from service.readiness import Readiness
 from service.redis_store import RedisStore
 from service.settings import Settings
 from service.stopwatch import Stopwatch
+from service.store_watch import StoreWatch
+from service.suspension import Suspension
 from service.vitals import look
 from service.wakeups import Wakeups
 from service.watermark import Watermarks
@@ -78,8 +80,16 @@ class Worker:
         )
         self._wires = {number: Wire(redis_url) for number in handshakes}
         worker = secrets.token_hex(8)
+        suspension = Suspension()
         self.partitions = [
-            Partition(number, self._wires[number], self._redis, handshake, worker=worker)
+            Partition(
+                number,
+                self._wires[number],
+                self._redis,
+                handshake,
+                worker=worker,
+                suspension=suspension,
+            )
             for number, handshake in handshakes.items()
         ]
         bounds = Bounds(
@@ -104,9 +114,20 @@ class Worker:
             settings.durability,
             self._witness.note,
             Admission(settings.standing_wait_ms_max / 1000, time.monotonic),
+            suspension,
+        )
+        self._watch_ledgers = LedgerPool(postgresql_url, size=1, purpose="api watch")
+        self._store_watch = StoreWatch(
+            self._redis,
+            self._watch_ledgers,
+            suspension,
+            metrics,
+            durability=settings.durability,
+            stated=settings.stated_redis_configuration,
         )
         self.readiness = Readiness(
             self.partitions,
+            suspension,
             unrecorded_max=bounds.unrecorded.changes_max,
             needs_record=settings.durability == "recorded",
         )
@@ -131,12 +152,15 @@ class Worker:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Ask meanwhile whether bookings are taken."""
+        """Ask meanwhile whether bookings are taken, and whether the stores keep promises."""
+        self._store_watch.start()
         self.readiness.start()
         try:
             yield
         finally:
             await self.readiness.stop()
+            await self._store_watch.stop()
+            await self._watch_ledgers.aclose()
 
 
 def make_app(settings: Settings, metrics: Metrics) -> Starlette:
@@ -274,6 +298,7 @@ def make_writer(settings: Settings, redis: RedisStore, metrics: Metrics | None =
         redis,
         lambda: sound(planned_once(postgresql_url, purpose="writer")),
         make_handshakes(settings, redis, "writer", metrics),
+        assure=still_sound,
         linger_s=settings.linger_ms_max / 1000,
         retained_bytes=settings.retained_bytes,
         clock=time.monotonic,

@@ -1,8 +1,8 @@
 """Acts on what is found of the stores: refuses what endangers a promise, warns of what is unwise.
 
 The same at the start of `onsale up`, in every handshake, and of PostgreSQL whenever the writer
-connects anew. A warning is logged once per process, since each handshake of each partition finds it
-again.
+connects and once a second while it is connected. A warning is logged once per process, since each
+handshake of each partition finds it again.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
@@ -49,13 +49,22 @@ async def sound(connecting: Awaitable[Ledger]) -> Ledger:
     """
     ledger = await connecting
     try:
-        insist(judge_postgresql(await ledger.inspect()))
-    except BaseException as error:
+        await still_sound(ledger)
+    except BaseException:
         async with ledger:
-            if isinstance(error, ConfigurationError):
-                raise ConnectionRefusedError(str(error)) from error
             raise
     return ledger
+
+
+async def still_sound(ledger: Ledger) -> None:
+    """Look at the record's settings once more, as a connection has them now.
+
+    Raises ConnectionRefusedError, and what reading them raises.
+    """
+    try:
+        insist(judge_postgresql(await ledger.inspect()))
+    except ConfigurationError as error:
+        raise ConnectionRefusedError(str(error)) from error
 
 
 def insist(findings: Sequence[Finding]) -> None:

@@ -31,6 +31,7 @@ from service.results import (
     UserState,
 )
 from service.settings import Durability
+from service.suspension import Suspension
 from service.vouching import Vouching
 from service.watermark import Watermarks
 
@@ -54,13 +55,16 @@ class Engine:
         durability: Durability,
         note: Callable[[int, Position], None],
         admission: Admission,
+        suspension: Suspension | None = None,
     ) -> None:
         """Take the partitions in order, and the bounds of their lanes.
 
         `durability` is the least that an answer to a change waits for.
         `note` is told the partition and the position of every change that is answered.
-        `admission` is asked before anything is submitted.
+        `admission` is asked before anything is submitted. While `suspension` has a reason, no
+        answer names a level.
         """
+        self._suspension = suspension or Suspension()
         self._partitions = partitions
         self._ledgers = ledgers
         self._watermarks = watermarks
@@ -169,9 +173,7 @@ class Engine:
             return asyncio.get_running_loop().create_task(telling)
 
         def tell(recorded: bool) -> None:
-            if recorded:
-                self._note(number, change.at)
-            receive("recorded" if recorded else "none")
+            receive(self._claim(number, change.at, "recorded" if recorded else "none"))
 
         self._watermarks.hand(number, change.at, deadline, tell)
         return None
@@ -183,10 +185,7 @@ class Engine:
 
     def given(self, event_id: int, at: Position) -> Reached:
         """Note a change as answered (H); return how far it reaches without having been awaited."""
-        reached = self._least()
-        if reached != "none":
-            self._note(partition_of(event_id, len(self._partitions)), at)
-        return reached
+        return self._claim(partition_of(event_id, len(self._partitions)), at, self._least())
 
     async def event(self, event_id: int) -> EventState:
         """Read one event."""
@@ -206,10 +205,8 @@ class Engine:
         if self.awaits(prefer) and state.recorded:
             on_record = await self._vouching[number].on_record(state.at, deadline)
             reached = "recorded" if on_record else reached
-        if reached != "none":
-            # Who was told pending, or nothing at all, hears here what the request came to.
-            self._note(number, state.at)
-        return state.reaching(reached)
+        # Who was told pending, or nothing at all, hears here what the request came to.
+        return state.reaching(self._claim(number, state.at, reached))
 
     async def initialize(self, name: str, capacity: int, prefer: str = "") -> OpenedEvent:
         """Draw an event on record, then open it in Redis."""
@@ -257,11 +254,10 @@ class Engine:
         since the change has been made.
         """
         number = partition_of(event_id, len(self._partitions))
-        reached: Reached = self._durability
         if awaited:
             reached = await self._recorded(number, answer.at, deadline, is_fresh=answer.is_fresh)
         else:
-            self._note(number, answer.at)
+            reached = self._claim(number, answer.at, self._least())
         return answer if answer.durability == reached else answer.reaching(reached)
 
     async def _recorded(
@@ -271,10 +267,21 @@ class Engine:
         recorded = await self._watermarks.reached(number, at, deadline)
         if recorded and not is_fresh:
             recorded = await self._vouching[number].on_record(at, deadline)
-        if not recorded:
+        return self._claim(number, at, "recorded" if recorded else "none")
+
+    def _claim(self, number: int, at: Position, reached: Reached) -> Reached:
+        """Return how far an answer may say that a change reaches; note what it promises (H).
+
+        The one place where that is decided: while a store cannot keep the promise, it is none.
+        """
+        suspension = self._suspension
+        if reached == "none" or suspension.why:
             return "none"
+        suspension.answered += 1
+        if reached == "recorded":
+            suspension.recorded += 1
         self._note(number, at)
-        return "recorded"
+        return reached
 
     async def _look(self, event_id: int, user_id: str) -> tuple[EventState, UserState | None]:
         asked = (event_id, user_id)

@@ -288,9 +288,12 @@ async def connect(
 class LedgerPool:
     """A few connections for what the API asks of the record outside a handshake."""
 
-    def __init__(self, url: str, *, size: int = 4, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self, url: str, *, size: int = 4, timeout_s: float = 2.0, purpose: str = "api"
+    ) -> None:
         """Remember where PostgreSQL is; connections are made when needed."""
         self._url = url
+        self._purpose = purpose
         self._size = size
         self._timeout_s = timeout_s
         self._pool: asyncpg.Pool | None = None
@@ -305,11 +308,16 @@ class LedgerPool:
                 max_size=self._size,
                 timeout=self._timeout_s,
                 command_timeout=POOL_COMMAND_S,
-                server_settings=settings("api"),
+                server_settings=settings(self._purpose),
             )
             await self._pool
         async with self._pool.acquire(timeout=self._timeout_s) as connection:
             yield Ledger(connection)
+
+    async def expire(self) -> None:
+        """Have each connection that there is closed rather than lent again."""
+        if self._pool is not None:
+            await self._pool.expire_connections()
 
     async def aclose(self) -> None:
         """Close all connections, without waiting for a server that is away."""

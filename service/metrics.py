@@ -99,6 +99,11 @@ class Metrics:
             buckets=REQUEST_S,
             registry=self._registry,
         )
+        self.unverified_answers = self._counter(
+            "onsale_unverified_answers",
+            "Answers between the last good look at a store's settings and one that found it unfit.",
+            "store",
+        )
         self.handshakes = self._counter(
             "onsale_handshakes", "Handshakes, by what they came to.", "partition", "result"
         )

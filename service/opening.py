@@ -19,6 +19,7 @@ from service.errors import Problem
 from service.handshake import Handshake, HandshakeImpossible, Opened
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
+from service.suspension import Suspension
 
 log = structlog.stdlib.get_logger("onsale.partition")
 
@@ -46,8 +47,10 @@ class Opening:
         redis: RedisStore,
         handshake: Handshake,
         on_open: Callable[[Serving], Awaitable[None]],
+        suspension: Suspension,
     ) -> None:
         """`on_open` is awaited at each opening, by those who wait for it too."""
+        self._suspension = suspension
         self._number = number
         self._redis = redis
         self._handshake = handshake
@@ -116,6 +119,8 @@ class Opening:
 
     async def served(self, deadline: float) -> Serving:
         """Return the epoch to call in, once there is one. Raises Problem."""
+        if self._suspension.why:
+            raise Problem("unavailable", self._suspension.why)
         if self._serving is not None:
             return self._serving
         loop = asyncio.get_running_loop()

@@ -19,6 +19,7 @@ from service.keys import partition_keys
 from service.lineage import Position
 from service.opening import Opening, Serving
 from service.redis_store import RedisStore
+from service.suspension import Suspension
 from service.wire import (
     MissingScript,
     NotExecuted,
@@ -70,13 +71,14 @@ class Partition:
         handshake: Handshake,
         *,
         worker: str,
+        suspension: Suspension | None = None,
     ) -> None:
         """`worker` is fresh and random at each process start."""
         self.number = number
         self.keys = partition_keys(number)
         self._wire = wire
         self._redis = redis
-        self._opening = Opening(number, redis, handshake, self._tidy)
+        self._opening = Opening(number, redis, handshake, self._tidy, suspension or Suspension())
         self._worker = worker
         self._numbers: dict[str, int] = {}
         self._tidied = False

@@ -13,6 +13,7 @@ import structlog
 
 from service.errors import Problem
 from service.partition import Partition
+from service.suspension import Suspension
 
 log = structlog.stdlib.get_logger("onsale.readiness")
 
@@ -26,7 +27,12 @@ class Readiness:
     """What is known of each partition of one worker."""
 
     def __init__(
-        self, partitions: Sequence[Partition], *, unrecorded_max: int, needs_record: bool
+        self,
+        partitions: Sequence[Partition],
+        suspension: Suspension,
+        *,
+        unrecorded_max: int,
+        needs_record: bool,
     ) -> None:
         """Ask nothing before `start`.
 
@@ -34,6 +40,7 @@ class Readiness:
         every answer waits for the record, so that a record that stands still is not ready either.
         """
         self._partitions = partitions
+        self._suspension = suspension
         self._unrecorded_max = unrecorded_max
         self._needs_record = needs_record
         self._problems: dict[int, Problem] = {
@@ -54,11 +61,13 @@ class Readiness:
 
     def problems(self) -> dict[int, Problem]:
         """Return why each partition that is not ready takes no bookings."""
+        if why := self._suspension.why or self._suspension.away:
+            return {each.number: Problem("unavailable", why) for each in self._partitions}
         return dict(self._problems)
 
     def check(self) -> None:
         """Raise Problem where a partition takes no bookings."""
-        for problem in self._problems.values():
+        for problem in self.problems().values():
             raise Problem(problem.code, problem.detail)
 
     async def _ask_on(self, partition: Partition) -> None:

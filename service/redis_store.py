@@ -12,7 +12,12 @@ from typing import Any
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import keys, outbox, scripts
@@ -23,6 +28,7 @@ from service.outbox import Entry
 from service.soundness import RedisAsFound
 
 _UNLINK_MAX = 1_000
+_ELSEWHERE = (ReadOnlyError, MasterDownError, BusyLoadingError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class RedisStore:
     async def inspect(self) -> RedisAsFound:
         """Return what its soundness depends on."""
         found: RedisAsFound = await self._within(inspect_redis(self._client))
+        if found.role != "master":
+            await self._look_up_again()
         return found
 
     # The outbox.
@@ -322,6 +330,14 @@ class RedisStore:
                 return await command
         except TimeoutError as error:
             raise RedisTimeoutError("no reply in time") from error
+        except _ELSEWHERE:
+            await self._look_up_again()
+            raise
+
+    async def _look_up_again(self) -> None:
+        """Have the next command make a connection: the name may lead to the new primary by now."""
+        await self._direct.aclose()
+        await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _eval(self, name: str, names: Sequence[str], arguments: Sequence[str]) -> list[str]:
         reply: list[str] = await self._within(

@@ -13,6 +13,9 @@ from service.settings import Durability
 LEAST_REDIS = {"Redis": (7, 0), "Valkey": (7, 2)}
 LEAST_POSTGRESQL = 15
 
+_OFF = frozenset({"off", "false", "no", "0"})
+"""As ALTER ROLE and ALTER DATABASE keep it: in the words in which it was given."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Need:
@@ -58,7 +61,9 @@ CVE-2025-49844: a script may break out of Lua. CVE-2026-27623: a stranger may en
 class RedisAsFound:
     """What a Redis says of itself. `version` as (7, 2, 11); `mode` and `role` as INFO has them.
 
-    `configuration` holds what CONFIG GET shows, nothing where the server hides it.
+    `configuration` holds what CONFIG GET shows, and where the server hides it the little that INFO
+    tells. `write_failed`, `rewrite_failed`: the last write to the AOF failed, or its last rewrite;
+    `rewriting`: one is under way.
     """
 
     product: str
@@ -66,6 +71,9 @@ class RedisAsFound:
     mode: str
     role: str
     configuration: Mapping[str, str] = field(default_factory=dict)
+    write_failed: bool = False
+    rewrite_failed: bool = False
+    rewriting: bool = False
 
     def __str__(self) -> str:
         """Return "Valkey 9.1.2"."""
@@ -74,12 +82,16 @@ class RedisAsFound:
 
 @dataclass(frozen=True, slots=True)
 class PostgresqlAsFound:
-    """What a PostgreSQL says to a session like ours. `settings` as SHOW has them."""
+    """What a PostgreSQL says to a session like ours. `settings` as SHOW has them.
+
+    `next_settings`: those of them that our next session would be given by its role or database.
+    """
 
     major: int
     version: str
     in_recovery: bool
     settings: Mapping[str, str]
+    next_settings: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return "PostgreSQL 18.6"."""
@@ -104,9 +116,20 @@ def judge_redis(
     return [
         *_wrong_kind(found),
         *_wrong_settings(found, durability, stated),
+        *_failed_file(found, durability),
         *(_no_file(found, stated) if durability == "recorded" else ()),
         *_holes(found),
     ]
+
+
+def judge_rewrite(found: RedisAsFound, durability: Durability) -> list[Finding]:
+    """Return what stands against a file that was switched off and on again.
+
+    Until it is written anew, a restart would not find in it what was answered meanwhile.
+    """
+    if durability != "fsync" or not found.rewriting:
+        return []
+    return [Finding(f"{found.product} is still writing its AOF anew")]
 
 
 def judge_limits(found: RedisAsFound) -> list[Finding]:
@@ -148,6 +171,13 @@ def judge_postgresql(found: PostgresqlAsFound) -> list[Finding]:
     for name, why in (("fsync", lost), ("synchronous_commit", lost)):
         if found.settings[name] == "off":
             findings.append(Finding(f"PostgreSQL has {name} 'off'; 'on' is needed: {why}"))
+        elif found.next_settings.get(name) in _OFF:
+            findings.append(
+                Finding(
+                    f"PostgreSQL has {name} 'off' for the next session of this role in this"
+                    f" database; 'on' is needed: {why}"
+                )
+            )
     encoding = found.settings["server_encoding"]
     if encoding != "UTF8":  # SQL_ASCII refuses what is not ASCII in JSON, and the writer stops
         findings.append(
@@ -202,6 +232,17 @@ def _wrong_settings(
         yield Finding(
             f"{product} does not show its configuration; where it is set so, state it with"
             f' ONSALE_REDIS_CONFIGURATION="{" ".join(words)}"'
+        )
+
+
+def _failed_file(found: RedisAsFound, durability: Durability) -> Iterator[Finding]:
+    if durability == "fsync" and found.write_failed:
+        yield Finding(f"{found.product} could not write to its AOF (aof_last_write_status err)")
+    if durability != "memory" and found.rewrite_failed:
+        yield Finding(
+            f"{found.product} could not rewrite its AOF (aof_last_bgrewrite_status err):"
+            " the file grows until it can",
+            refuses=False,
         )
 
 

@@ -60,12 +60,16 @@ class Writer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         metrics: Metrics | None = None,
         load_changes: int = LOAD_CHANGES,
+        assure: Callable[[Ledger], Awaitable[None]] | None = None,
     ) -> None:
         """Take what it works with.
 
         `linger_s`: when busy, how long a commit waits for more; `retained_bytes`: of all outboxes;
-        `load_changes`: with how many it does not wait.
+        `load_changes`: with how many it does not wait. `assure` raises ConnectionRefusedError where
+        what is committed could be lost: it is asked each second, and nothing more is told as
+        recorded.
         """
+        self._assure = assure
         self._redis = redis
         self._connect = connect
         self._handshakes = handshakes
@@ -240,6 +244,8 @@ class Writer:
 
     async def _look_around(self, ledger: Ledger) -> None:
         """Do the stores still agree? Who finds that they do not asks for a handshake."""
+        if self._assure is not None:
+            await self._assure(ledger)
         cursors = await ledger.cursors(self._handshakes)
         self._loads.begin_at(cursors)
         for partition in self._handshakes:

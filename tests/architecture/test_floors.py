@@ -29,10 +29,10 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "domain",
-        """verdicts damage assurance succession applying unrecorded orders bringing_forward settling
-        handshake opening partition readiness loader results lanes watermark vouching engine
-        lingering loads after_commit writer vitals stopped setting_aside deadletters
-        findings comparison waiting_list tail event_reading reconciler
+        """verdicts damage assurance succession applying unrecorded orders bringing_forward
+        settling handshake suspension opening partition readiness store_watch loader results lanes
+        watermark vouching engine lingering loads after_commit writer vitals stopped
+        setting_aside deadletters findings comparison waiting_list tail event_reading reconciler
         violations replay journal_replay replay_result kept_heads auditor history
         backing_up restore_plan restoring""",
     ),

@@ -519,3 +519,38 @@ async def _all_recorded(record: Record, redis_store: RedisStore) -> None:
         return meta is not None and seq == meta.seq == meta.recorded.seq
 
     await eventually(done)
+
+
+async def test_an_answer_on_its_way_when_a_store_turns_unfit_claims_nothing(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script has run: the change is made, and pending; the next call is refused unsent."""
+    event = await engine.initialize("Event Name", 5)
+    suspension, attempt = engine._suspension, Partition._attempt
+
+    async def turning_unfit(*arguments: Any) -> list[str] | None:
+        reply = await attempt(*arguments)
+        suspension.suspend("redis", "Redis has appendfsync 'everysec'")
+        return reply
+
+    monkeypatch.setattr(Partition, "_attempt", turning_unfit)
+    claimed = suspension.answered
+    booked = await engine.book(event.event_id, "a")
+    assert (booked.status, booked.durability) == ("booked", "none")
+    with pytest.raises(Problem, match="unavailable: Redis has appendfsync 'everysec'"):
+        await engine.book(event.event_id, "b")
+    suspension.resume("redis")
+    state = await engine.user(event.event_id, "a")
+    assert (state.status, state.durability) == ("booked", "none")
+    suspension.resume("redis")
+    received: list[Any] = []
+    engine.submit_book(event.event_id, "a", received.append, awaited=False)
+    async with asyncio.timeout(45):
+        while not received:
+            await asyncio.sleep(0.01)
+    assert engine.given(event.event_id, received[0].at) == "none"
+    assert suspension.answered == claimed
+    monkeypatch.undo()
+    suspension.resume("redis")
+    assert (await engine.book(event.event_id, "a")).durability == "fsync"
+    assert suspension.answered == claimed + 1

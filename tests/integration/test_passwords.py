@@ -135,7 +135,8 @@ async def test_a_hidden_configuration_is_refused_until_it_is_stated(guarded: Gua
     try:
         text = await refusal(own_redis(guarded.redis_url()))
         assert text.startswith("REDIS_URL: ")
-        assert 'ONSALE_REDIS_CONFIGURATION="appendonly=yes appendfsync=always' in text
+        # INFO tells whether there is an AOF and what is evicted, so that these count as shown.
+        assert 'ONSALE_REDIS_CONFIGURATION="appendfsync=always"' in text
         assert await OwnRedis(guarded.redis_url(), "fsync", STATED).probe()
         assert "everysec" in await refusal(
             OwnRedis(guarded.redis_url(), "fsync", {**STATED, "appendfsync": "everysec"})

@@ -16,6 +16,7 @@ from service.soundness import (
     judge_limits,
     judge_postgresql,
     judge_redis,
+    judge_rewrite,
     judge_room,
 )
 
@@ -294,3 +295,39 @@ def test_what_refuses_is_one_line() -> None:
     findings = [Finding("a"), Finding("unwise", refuses=False), Finding("b")]
     with pytest.raises(ConfigurationError, match=r"^a; b$"):
         insist(findings)
+
+
+def test_a_file_that_could_not_be_written_refuses_where_it_is_needed() -> None:
+    """At `recorded` and `memory` answers do not rest on it."""
+    failed = replace(VALKEY, write_failed=True)
+    (text,) = refused(judge_redis(failed, "fsync", {}))
+    assert "aof_last_write_status err" in text
+    for durability in ("recorded", "memory"):
+        assert refused(judge_redis(failed, durability, {})) == []
+
+
+def test_a_rewrite_that_failed_only_warns() -> None:
+    """What was written before it stands, and what comes is written behind it."""
+    findings = judge_redis(replace(VALKEY, rewrite_failed=True), "fsync", {})
+    assert refused(findings) == []
+    assert "aof_last_bgrewrite_status err" in warned(findings)[0]
+
+
+def test_a_file_that_is_written_anew_is_waited_for_where_it_is_needed() -> None:
+    """After it was switched off and on: a restart would not find what came in between."""
+    rewriting = replace(VALKEY, rewriting=True)
+    assert refused(judge_rewrite(rewriting, "fsync")) == ["Valkey is still writing its AOF anew"]
+    assert judge_rewrite(rewriting, "recorded") == judge_rewrite(VALKEY, "fsync") == []
+    assert judge_redis(rewriting, "fsync", {}) == []  # by itself it is an everyday thing
+
+
+@pytest.mark.parametrize(
+    ("value", "refuses"),
+    [("off", True), ("0", True), ("false", True), ("no", True), ("on", False), ("local", False)],
+)
+def test_what_the_next_session_is_given_counts(value: str, refuses: bool) -> None:
+    """ALTER ROLE and ALTER DATABASE reach a session when it begins, not before."""
+    found = replace(POSTGRESQL, next_settings={"synchronous_commit": value})
+    texts = refused(judge_postgresql(found))
+    assert bool(texts) == refuses
+    assert all("for the next session" in text for text in texts)
