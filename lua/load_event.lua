@@ -15,7 +15,7 @@
 --   2 token  text, random, of this loader
 --   begin
 --     3 recorded  integer, the seq that the record had when the event was read from it
---   chunk, for each user, at most 1,000
+--   chunk, for each user, at most 1,000; none only says that the loader is still at work
 --     user     text without white space
 --     state    text, `<state> <seq> <quantity> <turn>[ <keyed> ...]` as in {pNN}:users:<id>
 --     turn     integer, or empty unless the user waits; consecutive from 1 over all chunks
@@ -75,7 +75,9 @@ local function chunk()
     end
   end
   redis.call('HSET', event_key, 'loading_at', now)
-  redis.call('HSET', users_key, unpack(states))
+  if #states > 0 then
+    redis.call('HSET', users_key, unpack(states))
+  end
   if #turns > 0 then
     redis.call('RPUSH', waiting_list_key, unpack(turns))
   end

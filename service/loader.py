@@ -11,6 +11,7 @@ any other, the stores are compared, and Redis is asked again.
 import asyncio
 import secrets
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 import structlog
@@ -29,6 +30,8 @@ _CATCH_UP_S = 10.0
 _POLL_S = 0.005
 _POLL_MAX_S = 0.1
 _BUSY_S = 0.05
+_BUSY_MAX_S = 1.0
+_CLAIM_EVERY_S = 0.5
 _MISS_S = 1.0
 _MISSES_MAX = 10_000
 _CALL_S = 3.0
@@ -43,6 +46,7 @@ class Loader:
         self._ledgers = ledgers
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._misses: OrderedDict[int, tuple[int, float]] = OrderedDict()
+        self._pauses: dict[int, float] = {}
 
     async def load(self, event_id: int, missed_at: Position, deadline: float) -> None:
         """Load an event that a script missed at `missed_at`; afterwards, ask the script again.
@@ -100,12 +104,20 @@ class Loader:
                     return
                 if found.event is None:
                     raise self._missed(event_id, missed_at.epoch)
-                await self._carry(ledger, event_id, found, missed_at.epoch)
+                outcome = await self._carry(ledger, event_id, found, missed_at.epoch)
+            await self._wait_for_another(event_id, outcome)
         except UNAVAILABLE as error:
             log.warning(
                 "event cannot be loaded", event_id=event_id, why=str(error) or type(error).__name__
             )
             raise Problem("unavailable") from error
+
+    async def _wait_for_another(self, event_id: int, outcome: str) -> None:
+        """Let some time pass where another worker loads the event: more, the longer it takes."""
+        pause = self._pauses.pop(event_id, _BUSY_S)
+        if outcome == "BUSY":
+            self._pauses[event_id] = min(2 * pause, _BUSY_MAX_S)
+            await asyncio.sleep(pause)
 
     def _doubts(self, extent: Extent, epoch: int, at: Position) -> bool:
         """Whether a record may have lost the event; if so, have it compared before the next call.
@@ -143,26 +155,25 @@ class Loader:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _POLL_MAX_S)
 
-    async def _carry(self, ledger: Ledger, event_id: int, found: Look, epoch: int) -> None:
+    async def _carry(self, ledger: Ledger, event_id: int, found: Look, epoch: int) -> str:
         """Bring one event over, in chunks, and make it present with the last call.
 
+        Returns what the load script said last. The claim of this loader, which counts as gone after
+        two silent seconds, is kept while PostgreSQL reads.
         All in the epoch in which it was missed: a snapshot says nothing about a later one.
         """
         event = found.event
         assert event is not None  # or there is nothing to carry
         call = partial(self._call, event_id, epoch)
         token = secrets.token_hex(8)
-        pages = ledger.event_record.users(event_id, count=_CHUNK_USERS)
-        # PostgreSQL sorts before the first page, for seconds if there are millions. In Redis a
-        # loader counts as gone after two: it begins there when it has something to bring.
-        page = await anext(pages, None)
+        # Before anything is read that costs: of all workers one reads.
         outcome = await call("begin", token, found.extent.recorded.seq)
-        if outcome == "BUSY":
-            await asyncio.sleep(_BUSY_S)
         if outcome != "BEGUN":
-            return
+            return outcome
         turn = waiting = booked = 0
-        while page:
+        async for page in _while_claimed(
+            ledger.event_record.users(event_id, count=_CHUNK_USERS), partial(call, "chunk", token)
+        ):
             chunk: list[str | int] = []
             for user in page:
                 waits = user.status == "waiting"
@@ -171,8 +182,7 @@ class Loader:
                 booked += user.status == "booked"
                 chunk += _held(user, turn if waits else 0)
             if await call("chunk", token, *chunk) != "ADDED":
-                return
-            page = await anext(pages, None)
+                return "TAKEN"
         if (booked, waiting) != (event.sold, event.waiting):
             log.error(
                 "the record of an event does not add up",
@@ -181,11 +191,13 @@ class Loader:
                 listed={"booked": booked, "waiting": waiting},
             )
             raise Problem("closed", "The record of this event does not add up.")
-        await call(
+        outcome = await call(
             "finish", token, event.capacity, event.capacity - booked, waiting, turn + 1,
             event.name, event.created_at, event.updated_at,
         )  # fmt: skip
-        log.info("event loaded", event_id=event_id, booked=booked, waiting=waiting)
+        if outcome == "LOADED":
+            log.info("event loaded", event_id=event_id, booked=booked, waiting=waiting)
+        return outcome
 
     async def _call(
         self, event_id: int, epoch: int, step: str, token: str, *arguments: str | int
@@ -203,6 +215,25 @@ class Loader:
         arguments = (step, token, *arguments)
         reply = await self._partition.once("load_event", keys, arguments, deadline, epoch=epoch)
         return reply.words[0]
+
+
+async def _while_claimed(
+    pages: AsyncIterator[list[UserOnRecord]], claim: Callable[[], Awaitable[str]]
+) -> AsyncIterator[list[UserOnRecord]]:
+    """Yield pages, and say every half second that the loader waits for one and is not gone."""
+    while True:
+        asked = asyncio.ensure_future(anext(pages, None))
+        try:
+            while not (await asyncio.wait({asked}, timeout=_CLAIM_EVERY_S))[0]:
+                await claim()  # where it is lost, the next chunk is told so
+        finally:
+            if not asked.done():
+                asked.cancel()
+                await asyncio.wait({asked})
+        page = asked.result()
+        if page is None:
+            return
+        yield page
 
 
 def _held(user: UserOnRecord, turn: int) -> list[str | int]:

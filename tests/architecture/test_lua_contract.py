@@ -30,7 +30,6 @@ UNSPELT = {
     "PRESENT": "the loader goes on only after BEGUN",
     "STALE": "the same",
     "TAKEN": "the loader stops unless ADDED; what it hears at finish is all the same to it",
-    "LOADED": "the same",
     "RAISED": "the writer asks only whether the epoch was its own",
     "UNCHANGED": "the same",
     "FORGOTTEN": "nobody asks",

@@ -209,6 +209,9 @@ def test_a_chunk_shows_that_the_loader_lives(partition: Partition) -> None:
     partition.client.hset(event_key, "loading_at", "1")
     partition.load("chunk", 1, "first", "a", "booked 1 1 0", "")
     assert partition.load("begin", 1, "second", 0) == "BUSY"
+    partition.client.hset(event_key, "loading_at", "1")
+    assert partition.load("chunk", 1, "first") == "ADDED"  # of nobody
+    assert partition.load("begin", 1, "second", 0) == "BUSY"
 
 
 @pytest.mark.parametrize(
