@@ -7,7 +7,10 @@ DEV := requirements/dev.txt
 RUN := requirements/run.txt
 
 # Tests wait for servers more than they work, so a few at once; each process has servers of its own.
-JOBS ?= 3
+JOBS ?= 4
+
+# Without compiled modules each process of the service compiles all of them again as it starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Where Debian has them.
 REDIS_SERVER ?= /usr/bin/redis-server
@@ -44,7 +47,7 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite (WITHOUT="tests/unit …" leaves rooms out)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal $(foreach room,tests/tls tests/torture $(WITHOUT),--ignore=$(room))
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations 15 --durations-min 5 $(foreach room,tests/tls tests/torture $(WITHOUT),--ignore=$(room))
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
 test-servers: ROOMS := tests/integration tests/lua tests/tls
@@ -72,12 +75,11 @@ torture: JOBS := 2
 torture: .venv/.dev ## Do every fault to a running sale, write docs/reliability.md (FAULTS="NAME=COUNT …" SEED BRIEF RESUME JOBS)
 	$(BIN)/python -m tests.torture $(if $(BRIEF),,--full) --jobs $(JOBS) $(if $(SEED),--seed $(SEED)) $(if $(RESUME),--resume $(RESUME)) $(FAULTS)
 
-check: .venv/.dev ## Look at format, lint, types and contracts
+check: .venv/.dev ## Look at format, lint and types; runs no test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/architecture
 
 # ONLY="book,no-op" measures these alone in a minute; ROUNDS SECONDS; WRITE=1 keeps what it prints.
 # BASE=<commit> measures this tree beside that commit's, in alternating rounds (ONLY="book": 3 min).

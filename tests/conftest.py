@@ -15,7 +15,7 @@ import redis
 from redis.asyncio import Redis
 
 from service import logs
-from tests import process_state
+from tests import memory, process_state
 from tests.servers import Servers, fresh_database
 
 logs.route()  # without a handler: pytest's own collects what is logged
@@ -29,6 +29,18 @@ else:
     Record = asyncpg.Connection
 
 _databases = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the temporary directories of a run into memory, where there is enough of it."""
+    if not hasattr(config, "workerinput") and config.option.basetemp is None:
+        config.option.basetemp = memory.directory()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove what `pytest_configure` made."""
+    if not hasattr(config, "workerinput"):
+        memory.remove(config.option.basetemp)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import ast
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from lupa.lua51 import LuaRuntime
@@ -88,13 +89,18 @@ def _of_the_tests(mutant: Mutant, root: Path) -> Iterator[str]:
             yield f"there is no {file}"
             continue
         if names:
-            body = ast.parse((root / file).read_text()).body
+            body = _parsed((root / file).read_text())
             for name in names:
                 found = [node for node in body if getattr(node, "name", None) == name]
                 body = [child for node in found for child in getattr(node, "body", [])]
                 if not found:
                     yield f"there is no {name} in {file}"
                     break
+
+
+@cache
+def _parsed(text: str) -> list[ast.stmt]:
+    return ast.parse(text).body
 
 
 def _does_not_compile(path: Path, text: str) -> str:
