@@ -15,6 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Where Debian has them.
 REDIS_SERVER ?= /usr/bin/redis-server
 POSTGRESQL_BIN ?= /usr/lib/postgresql/15/bin
+NGINX ?= /usr/sbin/nginx
+HAPROXY ?= /usr/sbin/haproxy
 
 # An environment whose Python has gone (an upgrade of the system) is made anew.
 $(shell [ -x $(BIN)/python ] || rm -f .venv/.run .venv/.dev)
@@ -47,16 +49,18 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite (WITHOUT="tests/unit …" leaves rooms out)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations 15 --durations-min 5 $(foreach room,tests/tls tests/torture $(WITHOUT),--ignore=$(room))
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations 15 --durations-min 5 $(foreach room,tests/tls tests/proxies tests/torture $(WITHOUT),--ignore=$(room))
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
-test-servers: ROOMS := tests/integration tests/lua tests/tls
-test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, and with TLS
-	@for program in $(REDIS_SERVER) $(POSTGRESQL_BIN)/initdb $(POSTGRESQL_BIN)/postgres; do \
+test-servers: ROOMS := tests/integration tests/lua tests/tls tests/proxies
+test-servers: PROXIES = $(if $(filter tests/proxies%,$(ROOMS)),$(NGINX) $(HAPROXY))
+test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, TLS, or NGINX and HAPROXY
+	@for program in $(REDIS_SERVER) $(POSTGRESQL_BIN)/initdb $(POSTGRESQL_BIN)/postgres $(PROXIES); do \
 	  [ -x "$$program" ] || { echo "There is no $$program: set REDIS_SERVER to a redis-server or" \
-	    "valkey-server, and POSTGRESQL_BIN to the directory of initdb and postgres" >&2; exit 1; }; \
+	    "valkey-server, POSTGRESQL_BIN to the directory of initdb and postgres, NGINX and HAPROXY" \
+	    "to the programs" >&2; exit 1; }; \
 	done
-	ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
+	ONSALE_TEST_NGINX=$(NGINX) ONSALE_TEST_HAPROXY=$(HAPROXY) ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
 	  $(BIN)/pytest -n $(JOBS) --dist worksteal -k "not fakeredis and not broken_script" $(ROOMS) \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py \
 	  $(foreach room,$(WITHOUT),--ignore=$(room))

@@ -67,7 +67,11 @@ class Client:
                 headers = await reader.readuntil(b"\r\n\r\n")
                 length = int(headers.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 raw = await reader.readexactly(length)
-                return Answer(int(headers.split(b" ", 2)[1]), json.loads(raw))
+                if b"connection: close" in headers.lower():
+                    await self.close()
+                # A proxy's own refusals are pages.
+                told = json.loads(raw) if raw.startswith(b"{") else {}
+                return Answer(int(headers.split(b" ", 2)[1]), told)
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             await self.close()
             return Answer(0, {})
