@@ -12,12 +12,14 @@ from service import settings_table
 from service.errors import PROBLEMS
 from service.exposition import described
 from service.metrics import Metrics
+from service.rights import acl_line
 from service.settings import Settings
 
 _ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
     _ROOT / "README.md": ("settings", "problems"),
     _ROOT / "docs" / "metrics.md": ("metrics",),
+    _ROOT / "docs" / "runbook.md": ("redis rights",),
 }
 
 _REPEAT = {
@@ -60,6 +62,11 @@ def metrics() -> str:
     )
 
 
+def redis_rights() -> str:
+    """Return the command that makes the Redis user, in a block of its own."""
+    return f"```text\n{acl_line()}\n```\n"
+
+
 def _exposed(family: MetricWrapperBase) -> str:
     name: str = family._name  # noqa: SLF001  # the same
     return f"{name}_total" if family._type == "counter" else name  # noqa: SLF001  # the same
@@ -70,7 +77,12 @@ def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-_TABLES = {"settings": settings, "problems": problems, "metrics": metrics}
+_TABLES = {
+    "settings": settings,
+    "problems": problems,
+    "metrics": metrics,
+    "redis rights": redis_rights,
+}
 
 
 def generated(text: str, names: tuple[str, ...]) -> str:

@@ -13,6 +13,7 @@ import structlog
 from service.errors import ConfigurationError
 from service.ledger import Ledger
 from service.redis_store import RedisStore
+from service.rights import complaint
 from service.settings import Durability
 from service.soundness import Finding, judge_postgresql, judge_redis, judge_room
 
@@ -23,17 +24,20 @@ async def assure(
     redis: RedisStore,
     ledger: Ledger | None,
     *,
+    partition: int,
     partitions: int,
     durability: Durability,
     stated: Mapping[str, str],
     room_bytes: int,
 ) -> None:
-    """Inspect both stores, and hold the deployment against its record.
+    """Try this user's rights, inspect both stores, and hold the deployment against its record.
 
     Redis alone where PostgreSQL is away (`ledger` None): its half of a promise is judged all the
     same. `stated`: what a Redis that hides its configuration is set to; `room_bytes`: what Redis
     may have to hold. Raises ConfigurationError, and what reading the stores raises.
     """
+    if missing := await redis.missing_rights(partition):
+        raise ConfigurationError(complaint(missing))
     found = await redis.inspect()
     insist([*judge_redis(found, durability, stated), *judge_room(found, room_bytes)])
     if ledger is not None:

@@ -59,7 +59,7 @@ def make_handshakes(
             number,
             redis,
             connect or own_session,
-            assure=sound,
+            assure=partial(sound, partition=number),
             answered=partial(answered, number),
             count=partial(_count, counter, number),
         )

@@ -56,6 +56,16 @@ def event_keys(partition: int, event_id: int) -> EventKeys:
     )
 
 
+def scratch_key(partition: int) -> str:
+    """Return a key that holds nothing: what may be done with keys is tried on it."""
+    return f"{tag(partition)}:rights"
+
+
+def one_of_each(partition: int) -> tuple[str, ...]:
+    """Return a key of each kind; those of an event are of one that never is."""
+    return (*partition_keys(partition), *event_keys(partition, 0))
+
+
 def partition_pattern(partition: int) -> str:
     """Return the SCAN pattern that finds every key of a partition."""
     return f"{tag(partition)}:*"

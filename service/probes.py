@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.errors import ConfigurationError
 from service.inspection import inspect_postgresql, inspect_redis
+from service.rights import complaint, missing_rights
 from service.soundness import PostgresqlAsFound, RedisAsFound
 from service.store_urls import FILES
 
@@ -52,6 +53,9 @@ async def probe_redis(url: str, setting: str = "REDIS_URL") -> RedisAsFound:
         decode_responses=True,
     )
     try:
+        if missing := await missing_rights(client, 0):
+            msg = f"{setting}: {complaint(missing)}"
+            raise ConfigurationError(msg)
         return await inspect_redis(client)
     except BusyLoadingError as error:
         raise NotReadyError(str(error), recovering=True) from None

@@ -25,6 +25,7 @@ from service.direct import DirectCommands, paired
 from service.inspection import inspect_redis
 from service.lineage import NOWHERE, Position
 from service.outbox import Entry
+from service.rights import missing_rights
 from service.soundness import RedisAsFound
 
 _UNLINK_MAX = 1_000
@@ -120,6 +121,11 @@ class RedisStore:
         if found.role != "master":
             await self._look_up_again()
         return found
+
+    async def missing_rights(self, partition: int) -> list[str]:
+        """Return the rights that this user lacks, as words of `ACL SETUSER`."""
+        missing: list[str] = await self._within(missing_rights(self._client, partition))
+        return missing
 
     # The outbox.
 

@@ -23,8 +23,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "stores",
-        """outbox columns rows inspection direct redis_store wakeups redis_view projection record
-        decision ledger event_record record_view journal_view sqlstates sessions letters
+        """outbox columns rows inspection rights direct redis_store wakeups redis_view projection
+        record decision ledger event_record record_view journal_view sqlstates sessions letters
         end_of_record record_tables backup_files""",
     ),
     (

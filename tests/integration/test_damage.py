@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -11,14 +12,19 @@ from service.app import Worker
 from service.auditor import audit
 from service.engine import Engine
 from service.errors import Problem
+from service.handshake import HandshakeImpossible
+from service.handshakes import make_handshakes
 from service.keys import event_keys, partition_keys
 from service.reconciler import reconcile
+from service.redis_store import RedisStore
+from service.rights import CHANNEL_PATTERN, KEY_PATTERN, acl_line, tried
 from service.settings import Settings
-from tests.conftest import Client, Record
+from tests.conftest import Client, Record, Stores
 from tests.integration.conftest import eventually, writing
 
 META, CALLS, OUTBOX = partition_keys(0)
-USER, PASSWORD = "limited", "limited"
+KEYED = "order-1/0123456789abcdef"
+RUNBOOK = Path(__file__).resolve().parents[2] / "docs" / "runbook.md"
 
 
 class Sold(NamedTuple):
@@ -32,10 +38,15 @@ class Sold(NamedTuple):
 async def sold(settings: Settings) -> AsyncIterator[Sold]:
     """A sale whose writer does not run yet."""
     async with Worker(settings) as engine:
-        event = await engine.initialize("Event Name", 1)
-        for user in "abcd":
-            await engine.book(event.event_id, user)
-        yield Sold(event.event_id, engine)
+        yield await begun(engine)
+
+
+async def begun(engine: Engine) -> Sold:
+    """Sell the ticket, and have three wait."""
+    event = await engine.initialize("Event Name", 1)
+    for user in "abcd":
+        await engine.book(event.event_id, user)
+    return Sold(event.event_id, engine)
 
 
 async def position(sold: Sold, user: str) -> tuple[str, int]:
@@ -196,3 +207,95 @@ class TestHalfDone:
             await all_is_recorded(sold, settings, record)
         assert await record.fetchval("SELECT count(*) FROM journal WHERE seq = 7") == 1
         assert await record.fetchval("SELECT verdict FROM epochs WHERE epoch = 2") == "rebuild"
+
+
+class TestRights:
+    """A Redis user whose rights are taken away and given back while it sells."""
+
+    @pytest.fixture
+    async def administrator(self, valkey: Client) -> AsyncIterator[Client]:
+        """A client that may do everything, while the user `onsale` has what the runbook says."""
+        await valkey.execute_command(*acl_line().split())
+        yield valkey
+        await valkey.execute_command("ACL", "DELUSER", "onsale")
+
+    @pytest.fixture
+    def settings(self, stores: Stores) -> Settings:
+        """The settings of a deployment with that user."""
+        url = stores.redis_url.replace("unix://", "unix://onsale:PASSWORD@")
+        return Settings(redis_url=url, database_url=stores.postgresql_url)
+
+    async def test_every_right_that_is_missing_is_named(
+        self, administrator: Client, settings: Settings
+    ) -> None:
+        """One after the other; keys and channels as well."""
+        assert settings.own_redis_url is not None
+        rights = [f"+{name}" for name in sorted({*tried(0), "ssubscribe"})]
+        without = {right: [f"-{right[1:]}"] for right in rights}
+        without[KEY_PATTERN] = ["resetkeys", "~{p00}:event:*", "~{p00}:rights"]
+        without[CHANNEL_PATTERN] = ["resetchannels"]
+        store = RedisStore(settings.own_redis_url)
+        try:
+            assert await store.missing_rights(0) == []
+            for right, words in without.items():
+                await administrator.execute_command("ACL", "SETUSER", "onsale", *words)
+                assert await store.missing_rights(0) == [right]
+                await administrator.execute_command(*acl_line().split())
+            assert await administrator.keys() == []
+        finally:
+            await store.aclose()
+
+    async def test_the_line_of_the_runbook_is_enough(
+        self, administrator: Client, settings: Settings, record: Record
+    ) -> None:
+        """Nothing is denied to a sale, its writer and a comparison, whatever they do."""
+        assert acl_line() in RUNBOOK.read_text().splitlines()
+        await administrator.execute_command("ACL", "LOG", "RESET")
+        async with Worker(settings) as engine, writing(settings):
+            sold = await begun(engine)
+            await engine.cancel(sold.event_id, "c")
+            await engine.cancel(sold.event_id, "a")
+            await engine.cancel(sold.event_id, "b")
+            await engine.cancel(sold.event_id, "d")
+            await all_is_recorded(sold, settings, record)
+            await administrator.script_flush()
+            await all_is_recorded(sold, settings, record)
+            await administrator.delete(META)
+            await all_is_recorded(sold, settings, record)
+        denied = await administrator.execute_command("ACL", "LOG")
+        # redis-py tells its name and version, and does without.
+        assert [entry["object"] for entry in denied if "client" not in entry["object"]] == []
+
+    async def test_what_lacks_a_right_does_not_open(
+        self, administrator: Client, settings: Settings
+    ) -> None:
+        """The reason names it; given, the sale opens by itself."""
+        await administrator.execute_command("ACL", "SETUSER", "onsale", "-zadd", "-spublish")
+        assert settings.own_redis_url is not None
+        store = RedisStore(settings.own_redis_url)
+        try:
+            with pytest.raises(HandshakeImpossible, match=r"lacks rights: \+spublish \+zadd;"):
+                await make_handshakes(settings, store, "test")[0].run()
+            async with Worker(settings) as engine:
+                await administrator.execute_command(*acl_line().split())
+                assert (await begun(engine)).event_id == 1
+        finally:
+            await store.aclose()
+
+    async def test_a_cancellation_without_zadd_is_no_404(
+        self, administrator: Client, settings: Settings, record: Record
+    ) -> None:
+        """The waiter who left is told that it is not known; given back, the repeat finds it."""
+        async with Worker(settings) as engine, writing(settings):
+            sold = await begun(engine)
+            await administrator.execute_command("ACL", "SETUSER", "onsale", "-zadd")
+            for _ in range(2):
+                with pytest.raises(Problem) as caught:
+                    await engine.cancel(sold.event_id, "c", keyed=KEYED)
+                assert caught.value.code in ("outcome_unknown", "unavailable")
+            await administrator.execute_command(*acl_line().split())
+            again = await engine.cancel(sold.event_id, "c", keyed=KEYED)
+            assert (again.status, again.is_fresh) == ("left_waiting_list", False)
+            assert await position(sold, "d") == ("waiting", 2)
+            await all_is_recorded(sold, settings, record)
+        assert await record.fetchval("SELECT count(*) FROM journal WHERE kind = 'left'") == 1
