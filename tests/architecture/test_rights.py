@@ -9,7 +9,7 @@ from service import rights
 from service.resources import lua_directory
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
-CLIENTS = {"client", "pipe", "subscription"}
+CLIENTS = {"client", "pipe", "pipeline", "subscription"}
 SENDS = {"ask", "ask_map", "call", "execute_command"}
 NO_COMMAND = {"aclose", "pipeline", "pubsub", "execute", "execute_command", "get_message"}
 ELSEWHERE = {"rights", "demo"}
