@@ -12,6 +12,7 @@ from typing import Self
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from service import postgresql_client
 from service.decision import Decision
 from service.errors import ConfigurationError
 from service.event_record import EventRecord
@@ -302,7 +303,7 @@ class LedgerPool:
     async def acquire(self) -> AsyncIterator[Ledger]:
         """Lend a connection. Raises what `UNAVAILABLE` lists."""
         if self._pool is None:
-            self._pool = asyncpg.create_pool(
+            self._pool = postgresql_client.create_pool(
                 self._url,
                 min_size=0,
                 max_size=self._size,

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service import postgresql_client
 from service.errors import ConfigurationError
 from service.inspection import inspect_postgresql, inspect_redis
 from service.rights import complaint, missing_rights
@@ -87,8 +88,18 @@ async def probe_postgresql(
 async def create_database(url: str) -> None:
     """Create the database `onsale`; harmless where it is there."""
     async with _connected(url, "DATABASE_URL", "postgres") as connection:
-        with suppress(asyncpg.DuplicateDatabaseError):
+        with suppress(asyncpg.DuplicateDatabaseError, asyncpg.UniqueViolationError):
             await connection.execute("CREATE DATABASE onsale", timeout=PROBE_SECONDS * 6)
+
+
+async def applied_migrations(url: str) -> set[str]:
+    """Return the versions in the database that a role would use; raise as `probe_redis` does."""
+    try:
+        async with _connected(url, "DATABASE_URL", None) as connection:
+            rows = await connection.fetch("SELECT version FROM schema_migrations")
+    except asyncpg.UndefinedTableError:
+        return set()
+    return {row["version"] for row in rows}
 
 
 @asynccontextmanager
@@ -98,9 +109,9 @@ async def _connected(
     _readable_files(url, setting)
     connection = None
     try:
-        connection = await asyncpg.connect(url, database=database, timeout=PROBE_SECONDS)
+        connection = await postgresql_client.connect(url, database=database, timeout=PROBE_SECONDS)
         yield connection
-    except asyncpg.InvalidCatalogNameError:
+    except (asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):
         raise
     except (
         asyncpg.InvalidAuthorizationSpecificationError,

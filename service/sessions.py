@@ -12,6 +12,8 @@ import asyncpg
 import structlog
 from asyncpg.pool import PoolConnectionProxy
 
+from service import postgresql_client
+
 log = structlog.stdlib.get_logger("onsale.sessions")
 
 COMMAND_S = 60.0
@@ -55,7 +57,7 @@ async def open_session(
 ) -> "asyncpg.Connection":
     """Connect; `more` settings of the server come last and win."""
     wanted: dict[str, Any] = {**settings(purpose, idle_s=idle_s), **more}
-    return await asyncpg.connect(
+    return await postgresql_client.connect(
         url, timeout=timeout_s, command_timeout=COMMAND_S, server_settings=wanted
     )
 

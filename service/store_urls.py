@@ -1,16 +1,16 @@
 """What a store's URL may say, and what it says without its password.
 
-Pure. The two clients read a URL each in their own way: redis-py takes any parameter for an argument
-of its own and passes over a database that is no number, asyncpg and dbmate's driver send what they
-do not know to the server. Here is settled what both are given, before anything connects.
+Pure. redis-py takes any parameter for an argument of its own and passes over a database that is no
+number: what its pools are given is settled here, before anything connects. PostgreSQL's clients are
+given what `postgresql_address` reads.
 Invariant: no text that is raised here repeats any part of a URL but the names of parameters.
 """
 
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+from service.postgresql_address import address_of, encoded, split, without_what_is_left_out
 
 _REDIS_FORM = "redis://, rediss:// or unix://"
-_POSTGRESQL_FORM = "postgresql://user:password@host:port/name"
-_QUOTING = "signs that mean something in a URL have to be written as %2F, %40 and so on"
 
 _NO_HOST = "DB_HOST is no host, no address and no directory of a socket"
 
@@ -24,27 +24,6 @@ _REDIS_TLS = {
     "ssl_password",
 }
 
-# How long to wait and whom to try is decided here, and asyncpg would take these for settings of the
-# server. What only prefers something is left out as well; what insists is in `_REFUSED`.
-_LEFT_OUT = {
-    "channel_binding",
-    "connect_timeout",
-    "fallback_application_name",
-    "gssencmode",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "load_balance_hosts",
-    "max_protocol_version",
-    "min_protocol_version",
-    "sslcompression",
-    "sslsni",
-    "tcp_user_timeout",
-}
-_REFUSED = {"hostaddr", "require_auth", "requirepeer", "service", "servicefile", "sslcrldir"}
-_IN_ITS_PLACE = {"user", "password", "dbname", "database"}
-
 FILES = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "sslrootcert", "sslcert", "sslkey"}
 """Parameters that name a file which must be readable."""
 
@@ -54,7 +33,7 @@ _MASK = "***"
 
 def checked_redis_url(url: str) -> str:
     """Return the URL. Raises ValueError, without repeating it, where it cannot work."""
-    parts = _split(url, {"redis", "rediss", "unix"}, _REDIS_FORM)
+    parts = split(url, {"redis", "rediss", "unix"}, _REDIS_FORM)
     names = dict(_parameters(parts))
     if wrong := sorted(names.keys() - _REDIS_TLS - {"db"}):
         msg = f"it has parameters that Onsale decides by itself: {', '.join(wrong)}"
@@ -76,35 +55,12 @@ def checked_redis_url(url: str) -> str:
 
 
 def checked_postgresql_url(url: str) -> str:
-    """Return the URL as asyncpg needs it; unchanged where it holds nothing that is left out.
+    """Return the URL without what neither client is given, unchanged where it has none of that.
 
     Raises ValueError, without repeating it, where it cannot work.
     """
-    parts = _split(url, {"postgresql", "postgres"}, _POSTGRESQL_FORM)
-    query = _parameters(parts)
-    names = dict(query)
-    host = names.get("host", unquote(parts.hostname or ""))
-    if not host:
-        msg = f"it names no host: {_POSTGRESQL_FORM}, or ?host=/directory of the socket"
-        raise ValueError(msg)
-    if "," in host:
-        msg = "it names several hosts; name the one that leads to the primary"
-        raise ValueError(msg)
-    if not parts.path.strip("/"):
-        msg = f"it names no database: {_POSTGRESQL_FORM}"
-        raise ValueError(msg)
-    if misplaced := sorted(names.keys() & _IN_ITS_PLACE):
-        msg = f"{', '.join(misplaced)} belongs before the ?: {_POSTGRESQL_FORM}"
-        raise ValueError(msg)
-    insists = {name for name in ("channel_binding", "gssencmode") if names.get(name) == "require"}
-    if names.get("sslrootcert") == "system":
-        msg = "sslrootcert has to be a file, such as /etc/ssl/certs/ca-certificates.crt"
-        raise ValueError(msg)
-    if wrong := sorted(insists | names.keys() & _REFUSED):
-        msg = f"it asks for what Onsale's clients cannot do: {', '.join(wrong)}"
-        raise ValueError(msg)
-    kept = [(name, value) for name, value in query if name not in _LEFT_OUT]
-    return url if kept == query else urlunsplit(parts._replace(query=_encoded(kept)))
+    address_of(url)
+    return without_what_is_left_out(url)
 
 
 def postgresql_url_of(host: str, port: int | None, name: str, user: str, password: str) -> str:
@@ -117,11 +73,12 @@ def postgresql_url_of(host: str, port: int | None, name: str, user: str, passwor
     database = quote(name, safe="")
     if host.startswith("/"):
         query = [("host", host), *([("port", str(port))] if port else [])]
-        return f"postgresql://{who}@/{database}?{_encoded(query)}"
+        return checked_postgresql_url(f"postgresql://{who}@/{database}?{encoded(query)}")
     if any(sign in host for sign in "/?#@"):
         raise ValueError(_NO_HOST)
     if host.count(":") > 1 and not host.startswith("["):
-        host = f"[{host}]"
+        # The zone of a link-local address, fe80::1%eth0, is quoted.
+        host = f"[{host.replace('%', '%25')}]"
     if port is not None:
         if not host.endswith("]") and ":" in host:
             msg = "DB_HOST has a port already, and DB_PORT is set as well"
@@ -131,27 +88,6 @@ def postgresql_url_of(host: str, port: int | None, name: str, user: str, passwor
         return checked_postgresql_url(f"postgresql://{who}@{host}/{database}")
     except ValueError:
         raise ValueError(_NO_HOST) from None
-
-
-def dbmate_url(url: str) -> str:
-    """Return a checked PostgreSQL URL as dbmate's driver needs it.
-
-    Without an sslmode that driver insists on TLS, where every other client only prefers it.
-    """
-    parts = urlsplit(url)
-    # The driver knows no revocation lists; asyncpg, which connects first, has looked.
-    query = [pair for pair in _parameters(parts) if pair[0] not in ("sslcrl", "gsslib")]
-    who, at, where = parts.netloc.rpartition("@")
-    if unquote(where).startswith("/"):
-        query.append(("host", unquote(where)))
-        where = ""
-    local = any(name in ("host", "socket") and value.startswith("/") for name, value in query)
-    if "sslmode" not in dict(query) and not local:
-        query.append(("sslmode", "prefer"))
-    # Go refuses signs in user and password that others take as they stand.
-    words = [quote(unquote(word), safe="") for word in who.split(":", 1)]
-    netloc = f"{':'.join(words)}{at}{where}"
-    return urlunsplit(parts._replace(netloc=netloc, query=_encoded(query)))
 
 
 def masked(url: str) -> str:
@@ -164,7 +100,7 @@ def masked(url: str) -> str:
         return url
     shown = [(name, _MASK if name in _SECRET else value) for name, value in query]
     netloc = f"{user}{colon}{_MASK if password else ''}{at}{where}"
-    return urlunsplit(parts._replace(netloc=netloc, query=_encoded(shown)))
+    return urlunsplit(parts._replace(netloc=netloc, query=encoded(shown)))
 
 
 def secrets_in(url: str) -> list[str]:
@@ -175,24 +111,5 @@ def secrets_in(url: str) -> list[str]:
     return sorted({form for word in found for form in (word, unquote(word)) if form}, key=len)[::-1]
 
 
-def _split(url: str, schemes: set[str], form: str) -> SplitResult:
-    """Take a URL apart. A password that is not quoted shows in one of these ways."""
-    msg = f"it is not a URL of the form {form}; in user and password {_QUOTING}"
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-        _parameters(parts)
-    except ValueError:
-        raise ValueError(msg) from None
-    stray = parts.netloc.count("@") > 1 or "@" in parts.path or parts.fragment
-    if parts.scheme not in schemes or stray or not url.isprintable() or " " in url:
-        raise ValueError(msg)
-    return parts
-
-
 def _parameters(parts: SplitResult) -> list[tuple[str, str]]:
     return parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-
-
-def _encoded(query: list[tuple[str, str]]) -> str:
-    return urlencode(query, safe="/", quote_via=quote)

@@ -22,7 +22,7 @@ from service import metrics, migrations, room
 from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.listener import bind, http_url, readiness
 from service.own_stores import OwnPostgres, OwnRedis
-from service.probes import NotReadyError
+from service.probes import NotReadyError, applied_migrations
 from service.processes import Keeper, Role, log_tail, stop_leftovers, tool_environment
 from service.resources import sql_directory
 from service.rundir import RunDirectory, Service, make_sockets, remove_sockets
@@ -250,10 +250,16 @@ def own_or_embedded(settings: Settings, run: RunDirectory, sockets: Path) -> Seq
 
 
 async def migrate(url: str, run: RunDirectory) -> None:
-    """Apply what is pending under `sql/`."""
+    """Apply what is pending under `sql/`, and see that it is where the service connects to."""
     environment = tool_environment(run, "migrate")
     for line in (await migrations.migrate_up(url, sql_directory(), environment)).splitlines():
         log.info("migration", what=line)
+    if missing := migrations.missing(await applied_migrations(url), sql_directory()):
+        msg = (
+            f"dbmate ended without an error, but {missing[0]} is not in the database that the"
+            " service connects to: both must reach the same server, not a pool of several"
+        )
+        raise migrations.MigrationError(msg)
 
 
 def worker_roles(settings: Settings, service: Service, listener: socket.socket) -> Sequence[Role]:

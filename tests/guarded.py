@@ -105,10 +105,15 @@ class Guarded:
         return f"{scheme}://{_who(password)}@localhost:{self._redis_port}/0{query}"
 
     def postgresql_url(
-        self, password: str = POSTGRESQL_PASSWORD, query: str = "", *, name: str = "onsale"
+        self,
+        password: str = POSTGRESQL_PASSWORD,
+        query: str = "",
+        *,
+        name: str = "onsale",
+        host: str = "localhost",
     ) -> str:
         """Return the URL of its user; a database that is missing may be made."""
-        return f"postgresql://{_who(password)}@localhost:{self._postgresql_port}/{name}{query}"
+        return f"postgresql://{_who(password)}@{host}:{self._postgresql_port}/{name}{query}"
 
 
 def _who(password: str) -> str:

@@ -94,7 +94,7 @@ class Servers:
             self.postgres.name: tuple(w for o in postgresql_options for w in ("-c", o)),
         }
         if postgresql_port is not None:
-            listen = ("-c", "listen_addresses=127.0.0.1", "-p", str(postgresql_port))
+            listen = ("-c", "listen_addresses=localhost", "-p", str(postgresql_port))
             self._options[self.postgres.name] += listen
         self.prefix = {
             self.valkey.name: tuple(redis_prefix),

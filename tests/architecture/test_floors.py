@@ -13,8 +13,8 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 FLOORS: tuple[tuple[str, str], ...] = (
     (
         "words",
-        """__init__ errors models settings keys lineage losses resources store_urls soundness room
-        keyed times""",
+        """__init__ errors models settings keys lineage losses postgresql_address resources
+        store_urls soundness room keyed times""",
     ),
     (
         "tools",
@@ -24,8 +24,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "stores",
         """outbox columns rows inspection rights direct redis_store wakeups redis_view projection
-        record decision ledger event_record record_view journal_view sqlstates sessions letters
-        end_of_record record_tables backup_files""",
+        record decision ledger event_record postgresql_client record_view journal_view
+        sqlstates sessions letters end_of_record record_tables backup_files""",
     ),
     (
         "domain",
@@ -242,6 +242,16 @@ def test_nobody_copies_from_the_client(module: str) -> None:
         return
     called = {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
     assert not {name for name in called if name.startswith("copy_")}
+
+
+@every_module
+def test_one_module_connects_to_postgresql(module: str) -> None:
+    """What asyncpg is not given it takes from the environment; there it is given everything."""
+    called = {
+        ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)
+    }
+    connects = called & {"asyncpg.connect", "asyncpg.create_pool"}
+    assert bool(connects) == (module == "postgresql_client"), f"{module}.py: call postgresql_client"
 
 
 @every_module

@@ -1,11 +1,13 @@
 """Migrations on a real PostgreSQL, with files of the test's own."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from service import migrations, supervisor
 from service.migrations import (
     MigrationError,
     migrate_down,
@@ -14,6 +16,7 @@ from service.migrations import (
     new_migration,
 )
 from service.resources import sql_directory
+from service.rundir import RunDirectory
 from tests.servers import Servers
 
 pytestmark = pytest.mark.timeout(180)
@@ -73,13 +76,31 @@ async def test_status_tells_applied_from_pending(url: str, sql: Path) -> None:
 
 
 @pytest.mark.asyncio
-async def test_several_may_migrate_at_a_time(url: str, sql: Path) -> None:
-    """Of four at once all succeed and each migration is applied by one."""
-    await migrate_up(url, sql)
-    await migrate_down(url, sql)
-    await migrate_down(url, sql)
+async def test_several_may_migrate_a_missing_database_at_a_time(url: str, sql: Path) -> None:
+    """Of four at once all succeed, one makes the database, and each migration is applied by one."""
     outputs = await asyncio.gather(*(migrate_up(url, sql) for _ in range(4)))
     assert "".join(outputs).count("Applied: ") == 2
+
+
+@pytest.mark.asyncio
+async def test_a_migration_that_ran_elsewhere_is_noticed(
+    url: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start ends when dbmate is content and the service's database lacks a migration."""
+    await migrate_up(url, sql_directory())
+    run = RunDirectory(data_dir)
+    await supervisor.migrate(url, run)
+
+    async def elsewhere(*_: object) -> str:
+        return ""
+
+    monkeypatch.setattr(migrations, "migrate_up", elsewhere)
+    await migrate_down(url, sql_directory())
+    with pytest.raises(MigrationError, match=r"\.sql is not in the database that the service"):
+        await supervisor.migrate(url, run)
+    empty = re.sub(r"/test\w+\?", "/postgres?", url)
+    with pytest.raises(MigrationError, match=r"record\.sql is not in the database"):
+        await supervisor.migrate(empty, run)
 
 
 @pytest.mark.asyncio

@@ -1,5 +1,6 @@
 """Stores that ask for a password, and what is said when it is wrong or too little."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from service import probes
 from service.app import Worker
 from service.errors import ConfigurationError
-from service.migrations import MigrationError, migrate_up
+from service.migrations import MigrationError, migrate_up, missing
 from service.own_stores import OwnPostgres, OwnRedis
 from service.probes import NotReadyError
 from service.resources import sql_directory
@@ -63,6 +64,16 @@ async def test_a_booking_is_sold_and_recorded_behind_passwords(guarded: Guarded)
         booked = await engine.book(event.event_id, "1")
         waiting = await engine.book(event.event_id, "2")
     assert (booked.status, waiting.status) == ("booked", "waiting")
+
+
+async def test_both_clients_reach_each_address_of_this_machine(guarded: Guarded) -> None:
+    """By the address of either family: what dbmate has made there, asyncpg finds there."""
+    found = socket.getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
+    hosts = {f"[{host}]" if ":" in host else host for host in (str(at[0]) for *_, at in found)}
+    for number, host in enumerate(sorted(hosts)):
+        url = guarded.postgresql_url(name=f"at_{number}", host=host)
+        await migrate_up(url, sql_directory())
+        assert missing(await probes.applied_migrations(url), sql_directory()) == []
 
 
 async def test_a_wrong_password_is_one_line(guarded: Guarded) -> None:

@@ -7,7 +7,6 @@ import pytest
 from service.store_urls import (
     checked_postgresql_url,
     checked_redis_url,
-    dbmate_url,
     masked,
     secrets_in,
 )
@@ -102,24 +101,6 @@ def test_a_postgresql_url_that_cannot_work_is_refused(url: str, why: str) -> Non
     """What the two clients would read differently, or cannot do, is named."""
     with pytest.raises(ValueError, match=why):
         checked_postgresql_url(url)
-
-
-@pytest.mark.parametrize(
-    ("given", "needed"),
-    [
-        ("postgresql://u@/d?host=/run/x", "postgresql://u@/d?host=/run/x"),
-        ("postgresql://u@h/d?sslmode=verify-full", "postgresql://u@h/d?sslmode=verify-full"),
-        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d?sslmode=prefer"),
-        ("postgres://h/d?application_name=x", "postgres://h/d?application_name=x&sslmode=prefer"),
-        ("postgresql://u@/d?host=h", "postgresql://u@/d?host=h&sslmode=prefer"),
-        ("postgresql://u@%2Frun%2Fx/d", "postgresql://u@/d?host=/run/x"),
-        ("postgresql://u@h/d?sslmode=require&sslcrl=/c", "postgresql://u@h/d?sslmode=require"),
-        ("postgresql://u:a!b%zz@h/d?sslmode=allow", "postgresql://u:a%21b%25zz@h/d?sslmode=allow"),
-    ],
-)
-def test_dbmate_is_given_what_its_driver_needs(given: str, needed: str) -> None:
-    """Over TCP it would insist on TLS, it knows fewer parameters, and Go is strict with signs."""
-    assert dbmate_url(given) == needed
 
 
 @pytest.mark.parametrize(
