@@ -41,6 +41,7 @@ from service.ledger import LedgerPool
 from service.listener import allow_connections, bind, inherited
 from service.metrics import Metrics, shared
 from service.partition import Partition
+from service.prefix import Prefix
 from service.readiness import Readiness
 from service.redis_store import RedisStore
 from service.settings import Settings
@@ -178,29 +179,34 @@ def make_app(settings: Settings, metrics: Metrics) -> Starlette:
     for code in PROBLEMS:
         metrics.problems.labels(code)
 
+    root = settings.root_path
+
     async def problem(_: Request, error: Exception) -> Response:
         assert isinstance(error, Problem)  # registered for nothing else
         metrics.problems.labels(error.code).inc()
-        return problem_answer(error)
+        return problem_answer(error, root=root)
 
     draining = Draining()
     app = Starlette(
         routes=[
             *Handlers(worker.engine, worker.readiness, draining).routes(),
-            *documentation.routes(),
+            *documentation.routes(root),
             Exposition(metrics, worker.look, onsale_version()).route(),
         ],
-        middleware=[Middleware(Stopwatch, durations=metrics.request_durations)],
+        middleware=[
+            Middleware(Stopwatch, durations=metrics.request_durations),
+            *([Middleware(Prefix, root=root)] if root else []),
+        ],
         exception_handlers={
             Problem: problem,
-            HTTPException: _http_exception,
+            HTTPException: partial(_http_exception, root),
             ClientDisconnect: _disconnected,
-            Exception: _failure,
+            Exception: partial(_failure, root),
         },
         lifespan=lifespan,
     )
     _exact_paths(app.router)
-    app.state.hot = HotPath(worker.engine, metrics)
+    app.state.hot = HotPath(worker.engine, metrics, root)
     app.state.draining = draining
     return app
 
@@ -315,12 +321,12 @@ def _exact_paths(router: Router) -> None:
         route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
 
 
-async def _http_exception(_: Request, error: Exception) -> Response:
+async def _http_exception(root: str, _: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such route, no such method."""
     assert isinstance(error, HTTPException)  # registered for nothing else
     if error.status_code == 405:
-        return problem_answer(Problem("method_not_allowed"), error.headers)
-    return problem_answer(Problem("not_found"))
+        return problem_answer(Problem("method_not_allowed"), error.headers, root=root)
+    return problem_answer(Problem("not_found"), root=root)
 
 
 async def _disconnected(_: Request, __: Exception) -> Response:
@@ -328,6 +334,6 @@ async def _disconnected(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _failure(request: Request, error: Exception) -> Response:
+async def _failure(root: str, request: Request, error: Exception) -> Response:
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return problem_answer(Problem("internal_error"))
+    return problem_answer(Problem("internal_error"), root=root)

@@ -93,14 +93,18 @@ def answer(
 
 
 def problem_answer(
-    problem: Problem, headers: Mapping[str, str] | None = None, *, retry_after_s: int = 0
+    problem: Problem,
+    headers: Mapping[str, str] | None = None,
+    *,
+    retry_after_s: int = 0,
+    root: str = "",
 ) -> Response:
     """Encode a problem as RFC 9457; what may be repeated later says when, with jitter.
 
-    `retry_after_s`: when, where that is not left to chance.
+    `retry_after_s`: when, where that is not left to chance. `root`: the path prefix of its type.
     """
     body: dict[str, Any] = {
-        "type": f"/problems/{problem.code}",
+        "type": f"{root}/problems/{problem.code}",
         "title": problem.type.title,
         "status": problem.type.status,
         "detail": problem.detail,

@@ -20,14 +20,14 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <title>Onsale: the API</title>
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
+<link rel="stylesheet" href="{root}/docs/swagger-ui.css">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="{root}/docs/swagger-ui-bundle.js"></script>
 <script>
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "{root}/openapi.json",
   dom_id: "#swagger-ui",
   validatorUrl: null,
   defaultModelsExpandDepth: 0,
@@ -46,22 +46,30 @@ _HEADERS = {
 _FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
-def routes() -> list[Route]:
-    """Return the routes of the documentation; the document is made once."""
-    described = document()
+def routes(root: str = "") -> list[Route]:
+    """Return the routes of the documentation; the document is made once.
+
+    `root` is the path prefix under which a browser reaches them.
+    """
+    described = document(root)
+    made = page(root)
 
     async def openapi(_: Request) -> Response:
         return answer(200, described)
 
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(made, headers=_HEADERS)
+
     return [
         Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/docs", _docs, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
         Route("/docs/{file}", _file, methods=["GET"]),
     ]
 
 
-async def _docs(_: Request) -> Response:
-    return HTMLResponse(_PAGE, headers=_HEADERS)
+def page(root: str) -> str:
+    """Return the page, as it is under a path prefix."""
+    return _PAGE.replace("{root}", root)
 
 
 async def _file(request: Request) -> Response:

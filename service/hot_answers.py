@@ -19,18 +19,25 @@ _LEFT = f'{{"message":"{LEFT}","status":"left_waiting_list",{_FIELDS},"reassigne
 _HEAD = (
     "cache-control: no-store\r\n%scontent-length: %d\r\ncontent-type: application/json\r\n%s\r\n"
 )
-_BOOK = f"location: %s\r\n{_HEAD}%s"
+_BOOK = f"location: %s%s\r\n{_HEAD}%s"
 _CANCEL = f"{_HEAD}%s"
 
 HANG_UP = "connection: close\r\n"
 
 
 def booking_bytes(
-    event_id: int, user_id: str, booking: Booking, reached: str, applied: str, last: str
+    event_id: int,
+    user_id: str,
+    booking: Booking,
+    reached: str,
+    applied: str,
+    last: str,
+    root: str = "",
 ) -> tuple[int, bytes]:
     """Return the status, and all that follows the headers that every answer has.
 
-    `applied`: the line of Preference-Applied, `last`: HANG_UP; each empty where there is none.
+    `applied`: the line of Preference-Applied, `last`: HANG_UP, `root`: the path prefix; each empty
+    where there is none.
     """
     at = booking.at
     if booking.status == "waiting":
@@ -39,7 +46,7 @@ def booking_bytes(
     else:
         status = 201 if booking.new else 200
         body = _BOOKED % (event_id, user_id, reached, at.epoch, at.seq)
-    text = _BOOK % (location(event_id, user_id), applied, len(body), last, body)
+    text = _BOOK % (root, location(event_id, user_id), applied, len(body), last, body)
     return status, text.encode("ascii")
 
 

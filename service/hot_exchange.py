@@ -17,9 +17,10 @@ from service.batcher import Expired, WaitingRoomFull
 from service.bodies import problem_answer
 from service.engine import Engine
 from service.errors import Problem
-from service.heads import header_lines
+from service.heads import Headers, header_lines
 from service.hot_answers import HANG_UP
 from service.metrics import Metrics
+from service.prefix import located
 from service.results import Missed
 from service.shedding import Shedding
 
@@ -36,12 +37,16 @@ class Connection(Protocol):
 class Surroundings:
     """What all exchanges of one worker share."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        """Take the engine that decides."""
+    root = ""
+    """The path prefix of links."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, root: str = "") -> None:
+        """Take the engine that decides, and the path prefix of links."""
+        self.root = root
         self.engine = engine
         self.metrics = metrics
         self.durations = metrics.request_durations
-        self.shedding = Shedding(engine.admission, metrics)
+        self.shedding = Shedding(engine.admission, metrics, root)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def keep(self, task: "asyncio.Task[None]") -> None:
@@ -150,11 +155,11 @@ class Exchange:
 
     def _refuse(self, problem: Problem) -> None:
         self._hot.metrics.problems.labels(problem.code).inc()
-        self._write_response(problem_answer(problem))
+        self._write_response(problem_answer(problem, root=self._hot.root))
 
     def _fail(self, error: BaseException) -> None:
         log.error("request failed", method=self.method, path=self.route, exc_info=error)
-        self._write_response(problem_answer(Problem("internal_error")))
+        self._write_response(problem_answer(Problem("internal_error"), root=self._hot.root))
 
     def _shed(self) -> None:
         if not self.keep_alive:
@@ -170,7 +175,10 @@ class Exchange:
         return "" if self.keep_alive else HANG_UP
 
     def _write_response(self, response: Response) -> None:
-        lines = header_lines(response.raw_headers)
+        headers: Headers = response.raw_headers
+        if self._hot.root:
+            headers = located(headers, self._hot.root.encode())
+        lines = header_lines(headers)
         rest = b"".join((lines, self._last.encode(), b"\r\n", bytes(response.body)))
         self._write(response.status_code, rest)
 

@@ -146,5 +146,10 @@ def hot_http1(
     noted: Callable[[str], None], hot: HotPath, draining: Draining | None = None
 ) -> type[HotHttp1]:
     """Return the protocol; `noted` is told the code of each request that it refuses."""
-    shared = {"noted": staticmethod(noted), "hot": hot, "draining": draining or Draining()}
+    shared = {
+        "noted": staticmethod(noted),
+        "hot": hot,
+        "root": hot.root,
+        "draining": draining or Draining(),
+    }
     return type("Http1", (HotHttp1,), shared)

@@ -57,7 +57,6 @@ class Change(Exchange):
 
     method = "POST"
     model: type[_Cancel]
-    encode: Callable[..., tuple[int, bytes]]
     encode_pending: Callable[..., Response]
 
     def __init__(
@@ -95,12 +94,15 @@ class Change(Exchange):
         self._tell(result, result.durability)
 
     def _tell(self, result: Booking | Cancellation, reached: Reached) -> None:
-        about = (self._event_id, self._user_id, result)
         if reached == "none":
+            about = (self._event_id, self._user_id, result)
             self._write_response(self.encode_pending(*about, self._prefer))
         else:
             applied = _APPLIED if self._prefer == reached else ""
-            self._write(*self.encode(*about, reached, applied, self._last))
+            self._write(*self._encoded(result, reached, applied))
+
+    def _encoded(self, result: Any, reached: Reached, applied: str) -> tuple[int, bytes]:
+        raise NotImplementedError
 
 
 class Book(Change):
@@ -110,8 +112,11 @@ class Book(Change):
 
     route = "/book"
     model = _Book
-    encode = staticmethod(booking_bytes)
     encode_pending = staticmethod(booking_answer)
+
+    def _encoded(self, result: Booking, reached: Reached, applied: str) -> tuple[int, bytes]:
+        about = (self._event_id, self._user_id, result)
+        return booking_bytes(*about, reached, applied, self._last, self._hot.root)
 
     def _submit(self) -> bool:
         about = (self._event_id, self._user_id, self._settle)
@@ -129,8 +134,11 @@ class Cancel(Change):
 
     route = "/cancel"
     model = _Cancel
-    encode = staticmethod(cancellation_bytes)
     encode_pending = staticmethod(cancellation_answer)
+
+    def _encoded(self, result: Cancellation, reached: Reached, applied: str) -> tuple[int, bytes]:
+        about = (self._event_id, self._user_id, result)
+        return cancellation_bytes(*about, reached, applied, self._last)
 
     def _submit(self) -> bool:
         about = (self._event_id, self._user_id, self._settle)
@@ -147,9 +155,9 @@ _CHANGES: dict[bytes, type[Change]] = {b"/book": Book, b"/cancel": Cancel}
 class HotPath(Surroundings):
     """The hot path of one worker."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        """Take the engine that decides."""
-        super().__init__(engine, metrics)
+    def __init__(self, engine: Engine, metrics: Metrics, root: str = "") -> None:
+        """Take the engine that decides, and the path prefix of links."""
+        super().__init__(engine, metrics, root)
         self._always: tuple[object, bytes] = (None, b"")
 
     @staticmethod

@@ -27,6 +27,7 @@ from service.heads import (
 )
 from service.offers import parser_behind
 from service.patience import NEVER, READ_S, Patience
+from service.prefix import stripped
 
 PIECE_BYTES = HEADER_BYTES_MAX
 """What the parser is fed at once. Requests that a client has sent ahead wait as bytes, not parsed:
@@ -58,6 +59,9 @@ class Http1(HttpToolsProtocol):
     """One connection."""
 
     read_s = READ_S
+    root = ""
+    """The path prefix under which a proxy publishes the API."""
+
     draining = Draining()
     """While the process goes down each answer closes its connection."""
 
@@ -195,6 +199,8 @@ class Http1(HttpToolsProtocol):
             code = "head_too_large" if header_bytes(headers) > HEADER_BYTES_MAX else ""
         if code:
             raise _RefusedError(code)
+        if self.root:
+            self.url = stripped(self.url, self.root.encode())
         self._begin_request()
         self._part = _BODY
         self._offered = parser.should_upgrade()
@@ -287,7 +293,7 @@ class Http1(HttpToolsProtocol):
 
     def _encoded(self, code: str) -> bytes:
         detail = DETAILS.get(code, "")
-        answer = problem_answer(Problem(code, detail), {"Connection": "close"})
+        answer = problem_answer(Problem(code, detail), {"Connection": "close"}, root=self.root)
         headers = [*self.server_state.default_headers, *answer.raw_headers]
         lines = header_lines(headers)
         is_head = self._part == _HEAD and self.url and self.parser.get_method() == b"HEAD"

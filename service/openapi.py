@@ -1,5 +1,6 @@
 """The OpenAPI document: the API described from the same models that validate it. No I/O."""
 
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
@@ -93,8 +94,26 @@ _LOCATION = {"Location": {"schema": {"type": "string"}, "description": "Where th
 _PENDING = "`pending`: the record was waited for, and not reached in time"
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document."""
+def document(root: str = "") -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document; `root` is the path prefix of all addresses in it."""
+    described = _document()
+    if root:
+        described["servers"] = [{"url": root}]
+        for example in _problems(described):
+            example["type"] = root + example["type"]
+    return described
+
+
+def _problems(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the examples of problems, wherever they stand."""
+    for operations in described["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                content = response.get("content", {}).get("application/problem+json", {})
+                yield from (each["value"] for each in content.get("examples", {}).values())
+
+
+def _document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {

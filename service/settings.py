@@ -5,6 +5,7 @@ here, with the setting's name, before anything starts. Sizes are bytes, duration
 """
 
 import math
+import re
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +21,15 @@ Durability = Literal["fsync", "recorded", "memory"]
 
 REDIS_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 """Settings of Redis that a promise depends on: what ONSALE_REDIS_CONFIGURATION may state."""
+
+
+OWN_SEGMENTS = frozenset(
+    {"book", "cancel", "docs", "events", "initialize", "livez", "metrics", "openapi.json"}
+    | {"problems", "readyz", "status"}
+)
+"""First segments of the API's own addresses, which no prefix may have."""
+
+_PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]{1,64}){1,8}")
 
 
 class Settings(BaseSettings):
@@ -44,6 +54,9 @@ class Settings(BaseSettings):
 
     allow_remote: bool = False
     """Must be 1 for a HOST that other machines can reach: there is no authentication yet."""
+
+    root_path: str = ""
+    """Path prefix under which a proxy publishes the API, such as `/api`; requests may omit it."""
 
     web_concurrency: int = Field(1, ge=1, le=64, validation_alias="WEB_CONCURRENCY")
     """API processes that `onsale up` starts."""
@@ -132,6 +145,21 @@ class Settings(BaseSettings):
     @classmethod
     def _database_url_can_work(cls, url: SecretStr | None) -> SecretStr | None:
         return SecretStr(checked_postgresql_url(url.get_secret_value())) if url else None
+
+    @field_validator("root_path")
+    @classmethod
+    def _root_path_is_a_prefix(cls, path: str) -> str:
+        segments = path.split("/")[1:]
+        if path and (not _PREFIX.fullmatch(path) or {".", ".."} & {*segments}):
+            msg = (
+                "expected a path such as /api: it begins with a slash and does not end with one,"
+                " and its segments are made of A-Z a-z 0-9 . _ ~ - and are not . or .."
+            )
+            raise ValueError(msg)
+        if path and segments[0] in OWN_SEGMENTS:
+            msg = "begins like an address of the API itself, so the two cannot be told apart"
+            raise ValueError(msg)
+        return path
 
     @field_validator("redis_configuration")
     @classmethod

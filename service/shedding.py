@@ -36,12 +36,12 @@ def kind_of(url: bytes) -> int:
 class Shedding:
     """What the connections of one worker share."""
 
-    def __init__(self, admission: Admission, metrics: Metrics) -> None:
-        """`metrics` counts whoever is refused here."""
+    def __init__(self, admission: Admission, metrics: Metrics, root: str = "") -> None:
+        """`metrics` counts whoever is refused here; `root` is the path prefix of links."""
         self.admission = admission
         self._durations = metrics.request_durations
         self._problems = metrics.problem_counts
-        self._rests = tuple(_encoded(seconds) for seconds in RETRY_AFTER_S)
+        self._rests = tuple(_encoded(seconds, root) for seconds in RETRY_AFTER_S)
         # In turn, not at random: the refused come back evenly, and it costs a tenth.
         self._next_rest = cycle(self._rests)
         self._lengths: dict[bytes, int] = {}
@@ -87,6 +87,6 @@ class Shedding:
         self._lengths[fields] = length
 
 
-def _encoded(seconds: int) -> bytes:
-    response = problem_answer(Problem(_PROBLEM), retry_after_s=seconds)
+def _encoded(seconds: int, root: str) -> bytes:
+    response = problem_answer(Problem(_PROBLEM), retry_after_s=seconds, root=root)
     return header_lines(response.raw_headers) + b"\r\n" + bytes(response.body)

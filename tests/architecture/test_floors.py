@@ -39,8 +39,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     (
         "edge",
         """bodies preferences idempotency answers handlers openapi documentation heads patience
-        offers draining http1 stopwatch exposition shedding hot_answers hot_exchange hot_reads
-        hot_path hot_http1""",
+        offers draining prefix http1 stopwatch exposition shedding hot_answers hot_exchange
+        hot_reads hot_path hot_http1""",
     ),
     (
         "composition",

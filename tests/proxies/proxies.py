@@ -46,13 +46,22 @@ def configuration(file: str, listen: str, ports: Sequence[int], changes: Mapping
 
 @contextlib.contextmanager
 def nginx(
-    directory: Path, ports: Sequence[int], changes: Mapping[str, str] | None = None
+    directory: Path,
+    ports: Sequence[int],
+    changes: Mapping[str, str] | None = None,
+    locations: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Run nginx before API processes on two ports; yield its address."""
+    """Run nginx before API processes on two ports; yield its address.
+
+    `locations` stand in place of those of the file.
+    """
     directory.mkdir()
     port = free_port()
     text = configuration("nginx.conf", "listen 80;", ports, changes or {})
-    (directory / "onsale.conf").write_text(text.replace("{port}", str(port)))
+    text = text.replace("{port}", str(port))
+    if locations:
+        text = text.partition("    location ")[0] + "".join(locations) + "}\n"
+    (directory / "onsale.conf").write_text(text)
     main = directory / "nginx.conf"
     main.write_text(_NGINX_MAIN.format(directory=directory))
     log = directory / "error.log"
