@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from service.errors import ConfigurationError
 
 HEALTH_SECONDS = 5.0
-"""A service takes up to a second per partition to find out that it is not ready."""
+"""`/readyz` tells what is known, without asking a store; a busy service answers late."""
 
 _SAID_CHARACTERS_MAX = 500
 _PORTS = {"http": 80, "https": 443}

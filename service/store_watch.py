@@ -54,6 +54,7 @@ class StoreWatch:
             store: metrics.unverified_answers.labels(store) for store in ("redis", "postgresql")
         }
         self._heard_at = 0.0
+        self._file_was_off = False
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -118,8 +119,12 @@ class StoreWatch:
     async def _redis_findings(self) -> list[Finding]:
         found = await self._redis.inspect()
         findings = judge_redis(found, self._durability, self._stated)
-        if "redis" in self._suspension.because:
-            findings += judge_rewrite(found, self._durability)
+        if found.configuration.get("appendonly") == "no":
+            self._file_was_off = True
+        elif self._file_was_off:
+            waiting = judge_rewrite(found, self._durability)
+            self._file_was_off = bool(waiting)
+            findings += waiting
         return findings
 
     async def _postgresql_findings(self) -> list[Finding]:

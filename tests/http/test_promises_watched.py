@@ -117,7 +117,7 @@ class Booking:
         self._thread.join()
 
     def _book_on(self) -> None:
-        while not self._done.is_set():
+        while not self._done.wait(0.01):
             for prefer in ("", "recorded"):
                 answer = self._service.book(prefer)
                 self.answers.append((answer.status_code, answer.json()))
@@ -131,15 +131,15 @@ def test_a_setting_that_is_changed_is_seen(service: Watched, name: str) -> None:
     service.turns_ready()
     unverified = service.metric("onsale_unverified_answers_total")
     with Booking(service) as booking:
-        wait_until(lambda: len(booking.answers) > 20, what="bookings are taken")
+        wait_until(lambda: len(booking.answers) > 6, what="bookings are taken")
         with case(service):
             problem = service.turns_unready()
             assert (problem["status"], problem["code"]) == (503, "unavailable")
             assert why in problem["detail"]
             seen = len(booking.answers)
-            wait_until(lambda: len(booking.answers) > seen + 20, what="bookings are answered")
+            wait_until(lambda: len(booking.answers) > seen + 6, what="bookings are answered")
             # The first may have been on its way when the setting was seen.
-            later = booking.answers[seen + 1 : seen + 20]
+            later = booking.answers[seen + 1 : seen + 6]
             assert {status for status, _ in later} == {503}
             assert all(why in answer["detail"] for _, answer in later)
             assert service.metric('onsale_open{partition="0"}') == 0

@@ -165,3 +165,21 @@ async def test_a_session_begun_under_a_wrong_setting_is_ended(
         assert "PostgreSQL has synchronous_commit 'off'; " in await suspended(suspension)
         await record.execute(f'ALTER DATABASE "{database}" RESET synchronous_commit')
         await resumed(suspension)
+
+
+async def test_a_file_that_was_off_counts_once_it_is_written_anew(
+    stores: Stores, valkey: Client
+) -> None:
+    """Switched on again it holds nothing of what came meanwhile until its rewrite has ended."""
+    await valkey.mset({f"key{number}": "value" for number in range(2_000)})
+    slow = configured(valkey, rdb_key_save_delay="1000")  # µs a key: two seconds in all
+    async with watching(stores) as suspension, configured(valkey, aof_use_rdb_preamble="yes"):
+        async with slow, configured(valkey, appendonly="no"):
+            assert "appendonly 'no'" in await suspended(suspension)
+
+        async def is_written() -> bool:
+            return suspension.why == "Valkey is still writing its AOF anew"
+
+        await eventually(is_written)
+        await resumed(suspension)
+        assert not (await valkey.info("persistence"))["aof_rewrite_in_progress"]
