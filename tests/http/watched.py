@@ -92,7 +92,6 @@ def watched(directory: Path, settings: Mapping[str, str] | None = None) -> Itera
         "ONSALE_DATA_DIR": str(directory / "data"),
         "ONSALE_METRICS_DIR": str(directory / "metrics"),
         "ONSALE_REQUEST_DEADLINE_MS": "500",
-        "ONSALE_UNRECORDED_BYTES_MAX": str(1 << 20),
         "ONSALE_LOG_FORMAT": "json",
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
         **(settings or {}),
