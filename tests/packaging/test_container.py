@@ -210,7 +210,8 @@ def test_a_role_has_the_time_that_it_needs_to_end() -> None:
     assert "ONSALE_REQUEST_DEADLINE_MS" not in OURS["api"]["environment"]
     deadline_ms = Settings.model_fields["request_deadline_ms"].default
     drain_s = {
-        "api": Settings.model_construct(request_deadline_ms=deadline_ms).in_flight_s + 10,
+        "api": Settings.model_construct(request_deadline_ms=deadline_ms).in_flight_s
+        + int(image_environment()["ONSALE_DRAIN_SECONDS"]),
         "writer": app._WRITER_DRAIN_S,
     }
     for name, needed_s in drain_s.items():
