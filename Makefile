@@ -49,18 +49,18 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite (WITHOUT="tests/unit …" leaves rooms out)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations 15 --durations-min 5 $(foreach room,tests/tls tests/proxies tests/torture $(WITHOUT),--ignore=$(room))
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations 15 --durations-min 5 $(foreach room,tests/tls tests/proxies tests/poolers tests/torture $(WITHOUT),--ignore=$(room))
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
-test-servers: ROOMS := tests/integration tests/lua tests/tls tests/proxies
-test-servers: PROXIES = $(if $(filter tests/proxies%,$(ROOMS)),$(NGINX) $(HAPROXY))
-test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, TLS, or NGINX and HAPROXY
+test-servers: ROOMS := tests/integration tests/lua tests/tls tests/proxies tests/poolers
+test-servers: PROXIES = $(if $(filter tests/proxies%,$(ROOMS)),$(NGINX) $(HAPROXY)) $(if $(filter tests/poolers%,$(ROOMS)),$(PGBOUNCER))
+test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL_BIN, TLS, or NGINX, HAPROXY and PGBOUNCER
 	@for program in $(REDIS_SERVER) $(POSTGRESQL_BIN)/initdb $(POSTGRESQL_BIN)/postgres $(PROXIES); do \
 	  [ -x "$$program" ] || { echo "There is no $$program: set REDIS_SERVER to a redis-server or" \
-	    "valkey-server, POSTGRESQL_BIN to the directory of initdb and postgres, NGINX and HAPROXY" \
-	    "to the programs" >&2; exit 1; }; \
+	    "valkey-server, POSTGRESQL_BIN to the directory of initdb and postgres, NGINX, HAPROXY" \
+	    "and PGBOUNCER to the programs" >&2; exit 1; }; \
 	done
-	ONSALE_TEST_NGINX=$(NGINX) ONSALE_TEST_HAPROXY=$(HAPROXY) ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
+	ONSALE_TEST_NGINX=$(NGINX) ONSALE_TEST_HAPROXY=$(HAPROXY) ONSALE_TEST_PGBOUNCER=$(PGBOUNCER) ONSALE_TEST_REDIS_SERVER=$(REDIS_SERVER) ONSALE_TEST_POSTGRESQL_BIN=$(POSTGRESQL_BIN) \
 	  $(BIN)/pytest -n $(JOBS) --dist worksteal -k "not fakeredis and not broken_script" $(ROOMS) \
 	  --ignore=tests/integration/test_embedded.py --ignore=tests/integration/test_supervisor.py \
 	  $(foreach room,$(WITHOUT),--ignore=$(room))

@@ -7,6 +7,7 @@ away after any error; see `connect`.
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Self
 
 import asyncpg
@@ -20,7 +21,13 @@ from service.inspection import inspect_postgresql
 from service.letters import Letters
 from service.lineage import NOWHERE, Epoch, Lineage, Position
 from service.record import Application, Cursor
-from service.sessions import POOL_COMMAND_S, end_frozen_holders, open_session, settings
+from service.sessions import (
+    POOL_COMMAND_S,
+    end_frozen_holders,
+    make_own,
+    open_session,
+    settings,
+)
 from service.soundness import PostgresqlAsFound
 from service.sqlstates import refusing
 
@@ -283,7 +290,13 @@ async def connect(
     `idle_s` (0: never) ends a session that asks nothing for so long, and with it its locks; `more`
     settings of the server.
     """
-    return Ledger(await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s, **more))
+    return Ledger(
+        await open_session(url, purpose, idle_s=idle_s, timeout_s=timeout_s, certain=False, **more)
+    )
+
+
+async def _keep_settings(_: object) -> None:
+    """Lend a connection again as it is: asyncpg's own reset would undo the session's settings."""
 
 
 class LedgerPool:
@@ -303,13 +316,15 @@ class LedgerPool:
     async def acquire(self) -> AsyncIterator[Ledger]:
         """Lend a connection. Raises what `UNAVAILABLE` lists."""
         if self._pool is None:
+            connect = partial(postgresql_client.connect, self._url, timeout=self._timeout_s)
             self._pool = postgresql_client.create_pool(
                 self._url,
                 min_size=0,
                 max_size=self._size,
                 timeout=self._timeout_s,
                 command_timeout=POOL_COMMAND_S,
-                server_settings=settings(self._purpose),
+                init=partial(make_own, wanted=settings(self._purpose), connect=connect),
+                reset=_keep_settings,
             )
             await self._pool
         async with self._pool.acquire(timeout=self._timeout_s) as connection:

@@ -33,11 +33,9 @@ async def connect(
     return connection
 
 
-def create_pool(url: str, *, server_settings: Mapping[str, str], **limits: Any) -> "asyncpg.Pool":
+def create_pool(url: str, **limits: Any) -> "asyncpg.Pool":
     """Return a pool of such connections, to be awaited."""
-    pool: asyncpg.Pool = asyncpg.create_pool(
-        **arguments(address_of(url), server_settings), **limits
-    )
+    pool: asyncpg.Pool = asyncpg.create_pool(**arguments(address_of(url), {}), **limits)
     return pool
 
 

@@ -17,10 +17,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, NoPermissionError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service import postgresql_client
 from service.errors import ConfigurationError
 from service.inspection import inspect_postgresql, inspect_redis
 from service.rights import complaint, missing_rights
+from service.sessions import SharedSessionError, open_session
 from service.soundness import PostgresqlAsFound, RedisAsFound
 from service.store_urls import FILES
 
@@ -109,8 +109,14 @@ async def _connected(
     _readable_files(url, setting)
     connection = None
     try:
-        connection = await postgresql_client.connect(url, database=database, timeout=PROBE_SECONDS)
+        # As the roles connect, so that what they would meet is met here.
+        connection = await open_session(
+            url, "probe", timeout_s=PROBE_SECONDS, database=database, certain=True
+        )
         yield connection
+    except SharedSessionError as error:
+        msg = f"{setting}: {error}"
+        raise ConfigurationError(msg) from None
     except (asyncpg.InvalidCatalogNameError, asyncpg.UndefinedTableError):
         raise
     except (

@@ -5,8 +5,8 @@ does not answer (`command_timeout`). Whoever waits in vain for a cursor's lock e
 holds it and does not go on (PROTOCOL, rule 7): one of ours, whose process is frozen.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import asyncpg
 import structlog
@@ -52,14 +52,142 @@ def settings(purpose: str, *, idle_s: int = 0) -> dict[str, str]:
     }
 
 
+class SharedSessionError(asyncpg.InterfaceError):
+    """The address leads to a pooler that gives each transaction another server session."""
+
+    def __init__(self, evidence: str) -> None:
+        """Say what to do; `evidence` is what was seen."""
+        super().__init__(
+            "it leads through a connection pooler that gives each transaction or statement another"
+            f" server session ({evidence}), and locks and settings need one that stays: use"
+            " session pooling (PgBouncer: pool_mode = session), or PostgreSQL itself"
+        )
+
+
+_SET = (
+    "SELECT pg_backend_pid(), (SELECT array_agg(set_config(name, value, false) ORDER BY place)"
+    " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS wanted (name, value, place)),"
+    " pg_advisory_unlock_all()::text"
+)
+_READ = (
+    "SELECT pg_backend_pid(), (SELECT array_agg(current_setting(name) ORDER BY place)"
+    " FROM unnest($1::text[]) WITH ORDINALITY AS wanted (name, place))"
+)
+_ROUNDS = 3
+_OTHER_S = 1.0
+
+
 async def open_session(
-    url: str, purpose: str, *, idle_s: int = 0, timeout_s: float = 5.0, **more: str
+    url: str,
+    purpose: str,
+    *,
+    idle_s: int = 0,
+    timeout_s: float = 5.0,
+    database: str | None = None,
+    certain: bool = False,
+    **more: str,
 ) -> "asyncpg.Connection":
-    """Connect; `more` settings of the server come last and win."""
-    wanted: dict[str, Any] = {**settings(purpose, idle_s=idle_s), **more}
-    return await postgresql_client.connect(
-        url, timeout=timeout_s, command_timeout=COMMAND_S, server_settings=wanted
-    )
+    """Connect; `more` settings of the server come last and win.
+
+    Raises SharedSessionError where the session is not this connection's own. `certain`: asked even
+    where the server is who it said it was when it was connected to.
+    """
+
+    async def connect() -> "asyncpg.Connection":
+        return await postgresql_client.connect(
+            url, database=database, timeout=timeout_s, command_timeout=COMMAND_S
+        )
+
+    connection = await connect()
+    try:
+        async with asyncio.timeout(timeout_s + _OTHER_S * (_ROUNDS + 1)):
+            wanted = {**settings(purpose, idle_s=idle_s), **more}
+            await make_own(connection, wanted, connect, certain=certain)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def make_own(
+    connection: "asyncpg.Connection | PoolConnectionProxy",
+    wanted: Mapping[str, str],
+    connect: Callable[[], Awaitable["asyncpg.Connection"]],
+    *,
+    certain: bool = False,
+) -> None:
+    """Give a session its settings, and see in another transaction that it has kept them.
+
+    By SET, not as parameters of the connection: those a pooler refuses, or keeps to itself. Locks
+    that an earlier client of a pooled session left are let go. `connect` makes one more connection:
+    behind a pooler alone, which is told by the pid that it invents for the client.
+    """
+    names = list(wanted)
+    try:
+        made = await connection.fetchrow(_SET, names, list(wanted.values()))
+        kept = await connection.fetchrow(_READ, names)
+        if not (made and kept) or tuple(made)[:2] != tuple(kept):
+            msg = "settings were gone in the next transaction"
+            raise SharedSessionError(msg)
+        if certain or made[0] != connection.get_server_pid():
+            await _prove_own(connection, connect)
+    except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError) as error:
+        raise SharedSessionError(_first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+async def _prove_own(
+    connection: "asyncpg.Connection | PoolConnectionProxy",
+    connect: Callable[[], Awaitable["asyncpg.Connection"]],
+) -> None:
+    """See that no other connection can have this one's server session, nor this one another's.
+
+    A pooler that takes a session back after each transaction has it free now: it lends it to the
+    other connection, which keeps it in a transaction, or has to lend this one another meanwhile.
+    Where sessions take turns, it is another the second time. Where the other connection gets none
+    in time, all are lent, and this one's answer tells that it still has its own.
+    """
+    mine = await _backend(connection)
+    other = await connect()
+    try:
+        for _ in range(_ROUNDS):
+            theirs = await _in_a_transaction(other)
+            for _ in range(2):
+                asked = asyncio.ensure_future(_backend(connection))
+                if not (await asyncio.wait({asked}, timeout=_OTHER_S))[0] and theirs is not None:
+                    await other.execute("ROLLBACK")
+                    await asked
+                    msg = "a connection had to wait for another's transaction"
+                    raise SharedSessionError(msg)
+                if await asked != mine or theirs == mine:
+                    msg = f"backend {mine} served another connection, too"
+                    raise SharedSessionError(msg)
+            if theirs is None:
+                return
+            await other.execute("ROLLBACK")
+    finally:
+        other.terminate()
+
+
+async def _in_a_transaction(other: "asyncpg.Connection") -> int | None:
+    """Begin one; return the backend that it is in, None where none was free in time."""
+    try:
+        async with asyncio.timeout(_OTHER_S):
+            await other.execute("BEGIN")
+            return await _backend(other)
+    except TimeoutError:
+        return None
+    except (asyncpg.ProtocolViolationError, asyncpg.ConnectionDoesNotExistError) as error:
+        if "transaction block" not in str(error):
+            raise
+        raise SharedSessionError(_first_line(error).rpartition(": ")[2]) from error
+
+
+async def _backend(connection: "asyncpg.Connection | PoolConnectionProxy") -> int:
+    return int(await connection.fetchval("SELECT pg_backend_pid()"))
 
 
 async def end_frozen_holders(

@@ -1,0 +1,1 @@
+"""What needs a PgBouncer before PostgreSQL: `make test-servers` runs it."""
