@@ -10,6 +10,7 @@
 --   3 {pNN}:users:<id>         hash
 --   4 {pNN}:waiting_list:<id>  list
 --   5 {pNN}:gaps:<id>          zset
+--   6 {pNN}:events             set
 -- ARGV
 --   1 step   text, begin, chunk or finish
 --   2 token  text, random, of this loader
@@ -34,8 +35,8 @@
 -- ERRORS UNINIT FENCED, each with epoch, seq, clock, reason
 -- @include fence
 
-local meta_key, event_key, users_key, waiting_list_key, gaps_key =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local meta_key, event_key, users_key, waiting_list_key, gaps_key, events_key =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local step, token = ARGV[1], ARGV[2]
 local abandoned_after_us = 2000000
 
@@ -59,6 +60,7 @@ local function begin(recorded)
   if held[2] and held[2] ~= token and silent_us >= 0 and silent_us < abandoned_after_us then
     return 'BUSY'
   end
+  redis.call('SADD', events_key, string.match(event_key, '%d+$'))
   redis.call('UNLINK', event_key, users_key, waiting_list_key, gaps_key)
   redis.call('HSET', event_key, 'loader', token, 'loading_at', now)
   return 'BEGUN'

@@ -10,6 +10,8 @@
 --     {pNN}:users:<id>         hash
 --     {pNN}:waiting_list:<id>  list
 --     {pNN}:gaps:<id>          zset
+--   then, the last
+--     {pNN}:events  set
 -- ARGV
 --   1 caller       text, `<worker>:<script>`
 --   2 number       integer, 1 and up, of this caller's call
@@ -69,7 +71,7 @@ for at = 7 + event_count, #ARGV, 4 do
     newest = math.max(newest, id)
     seq = seq + 1
     outcome, change_seq, created_at = 'OPENED', text(seq), now
-    opened[#opened + 1] = { event_key, capacity, name }
+    opened[#opened + 1] = { event_key, capacity, name, ARGV[6 + place] }
     changes[#changes + 1] = 'opened ' .. ARGV[6 + place] .. ' - ' .. details
   end
   reply[#reply + 1] = outcome
@@ -80,6 +82,7 @@ reply[3] = text(seq)
 
 local function write()
   for _, event in ipairs(opened) do
+    redis.call('SADD', KEYS[#KEYS], event[4])
     redis.call('HSET', event[1], 'capacity', event[2], 'available', event[2], 'waiting', '0',
       'next_turn', '1', 'name', event[3], 'created_at', now, 'updated_at', now)
     redis.call('HSET', meta_key, 'newest_event', text(newest))

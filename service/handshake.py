@@ -26,6 +26,7 @@ from service.losses import find_loss
 from service.orders import Order
 from service.redis_store import Meta, RedisStore
 from service.settling import Answered, Settling
+from service.unrecorded import KeepAlive
 from service.verdicts import died_between, promised_epoch
 
 log = structlog.stdlib.get_logger("onsale.handshake")
@@ -275,8 +276,11 @@ class Handshake:
         self, ledger: Ledger, epoch: Epoch, next_: str, why: str = ""
     ) -> Opened | None:
         """Carry a verdict out. Every step may be repeated, by this attempt or the next."""
-        if epoch.verdict == "rebuild" and not await self._redis.empty(self.partition, next_):
-            return None
+        if epoch.verdict in ("begin", "rebuild"):
+            awake = KeepAlive(ledger)
+            rebuild = epoch.verdict == "rebuild"
+            if not await self._redis.empty(self.partition, next_, awake.touch, rebuild=rebuild):
+                return None
         await self._redis.load_scripts(self.partition, epoch.epoch)
         began = await self._redis.begin_epoch(
             self.partition,

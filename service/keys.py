@@ -56,6 +56,11 @@ def event_keys(partition: int, event_id: int) -> EventKeys:
     )
 
 
+def events_key(partition: int) -> str:
+    """Return the key of the index: the events that Redis may hold keys of."""
+    return f"{tag(partition)}:events"
+
+
 def scratch_key(partition: int) -> str:
     """Return a key that holds nothing: what may be done with keys is tried on it."""
     return f"{tag(partition)}:rights"
@@ -63,7 +68,7 @@ def scratch_key(partition: int) -> str:
 
 def one_of_each(partition: int) -> tuple[str, ...]:
     """Return a key of each kind; those of an event are of one that never is."""
-    return (*partition_keys(partition), *event_keys(partition, 0))
+    return (*partition_keys(partition), events_key(partition), *event_keys(partition, 0))
 
 
 def partition_pattern(partition: int) -> str:

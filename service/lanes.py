@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from service.batcher import Batcher, Expired, WaitingRoomFull
 from service.errors import Problem
-from service.keys import event_keys
+from service.keys import event_keys, events_key
 from service.lineage import Position
 from service.metrics import Metrics
 from service.partition import Partition, Reply
@@ -219,6 +219,7 @@ class Lanes:
             ids.append(event_id)
             details = json.dumps({"name": name, "totalTickets": capacity}, separators=(",", ":"))
             arguments += (place, capacity, name, details)
+        keys.append(events_key(self._partition.number))
         head = [self._unrecorded_max["open_event"], int(any(item[3] for item in items))]
         arguments = [*head, len(ids), *ids, *arguments]
         reply = await self._partition.change("open_event", keys, arguments, deadline)

@@ -18,7 +18,7 @@ import structlog
 
 from service.errors import Problem
 from service.event_record import Extent, Look, UserOnRecord
-from service.keys import event_keys
+from service.keys import event_keys, events_key
 from service.ledger import UNAVAILABLE, Ledger, LedgerPool
 from service.lineage import Position
 from service.partition import Partition
@@ -210,6 +210,7 @@ class Loader:
         keys = [
             self._partition.keys.meta,
             *event_keys(self._partition.number, event_id),
+            events_key(self._partition.number),
         ]
         deadline = asyncio.get_running_loop().time() + _CALL_S
         arguments = (step, token, *arguments)

@@ -5,7 +5,8 @@ that may have run is never sent twice by anybody but its caller.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,11 @@ from service.rights import missing_rights
 from service.soundness import RedisAsFound
 
 _UNLINK_MAX = 1_000
+_SCANNED = 5_000
+"""Keys that Redis looks at in one call: about a millisecond of its time."""
+
+_COMPLETE = "complete"
+"""The member of an index that names every event which Redis holds keys of."""
 _ELSEWHERE = (ReadOnlyError, MasterDownError, BusyLoadingError)
 
 
@@ -273,21 +279,59 @@ class RedisStore:
         meta_key = keys.partition_keys(partition).meta
         return (await self._eval("resume", [meta_key], [seen_next, next_]))[0] == "RESUMED"
 
-    async def empty(self, partition: int, next_: str) -> bool:
-        """Remove every key of a partition but `meta`; False when the attempt was taken over."""
-        meta_key = keys.partition_keys(partition).meta
-        pattern = keys.partition_pattern(partition)
-        cursor = 0
-        while True:
-            cursor, found = await self._within(
-                self._client.scan(cursor, match=pattern, count=_UNLINK_MAX)
-            )
-            for start in range(0, max(1, len(found)), _UNLINK_MAX):
-                chunk = [key for key in found[start : start + _UNLINK_MAX] if key != meta_key]
-                if (await self._eval("empty", [meta_key, *chunk], [next_]))[0] != "EMPTIED":
+    async def empty(
+        self, partition: int, next_: str, touch: Callable[[], Awaitable[None]], *, rebuild: bool
+    ) -> bool:
+        """Remove every key of a partition but `meta`; False when the attempt was taken over.
+
+        In bounded steps, with `touch` awaited between them; by the index of events where there is
+        one. A partition of before it had one is looked for in the whole keyspace, once.
+        """
+        meta_key, *others = keys.partition_keys(partition)
+        of_all = [*others, keys.scratch_key(partition), keys.events_key(partition)]
+
+        async def remove(names: Sequence[str], *, last: bool = False) -> bool:
+            for start in range(0, max(1, len(names)), _UNLINK_MAX):
+                await touch()
+                chunk = [meta_key, *names[start : start + _UNLINK_MAX]]
+                done = await self._eval("empty", chunk, [next_, f"{rebuild:d}", f"{last:d}"])
+                if done[0] != "EMPTIED":
                     return False
+            return True
+
+        if not await remove([]):
+            return False
+        async with aclosing(self._keys_of_events(partition, touch)) as pages:
+            async for page in pages:
+                if not await remove([name for name in page if name not in (meta_key, *of_all)]):
+                    return False
+        return await remove(of_all, last=True)
+
+    async def _keys_of_events(
+        self, partition: int, touch: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[list[str], None]:
+        """Yield the keys of all events that Redis may hold, page by page."""
+        events_key, cursor = keys.events_key(partition), 0
+        with suppress(ResponseError):  # of another type: it is none
+            if await self._within(self._client.sismember(events_key, _COMPLETE)):
+                while True:
+                    cursor, members = await self._within(
+                        self._client.sscan(events_key, cursor, count=_UNLINK_MAX // 4)
+                    )
+                    ids = [int(member) for member in members if member.isdecimal()]
+                    yield [key for i in ids for key in keys.event_keys(partition, i)]
+                    if not cursor:
+                        return
+        pattern = keys.partition_pattern(partition)
+        while True:
+            await touch()
+            cursor, found = await self._within(
+                self._client.scan(cursor, match=pattern, count=_SCANNED)
+            )
+            if found:
+                yield found
             if not cursor:
-                return True
+                return
 
     async def begin_epoch(
         self,

@@ -84,7 +84,7 @@ class Settling:
                 verdict.reason,
                 verdict.loss,
             )
-            if verdict.name == "rebuild" and decision.recorded:
+            if verdict.name in ("begin", "rebuild"):
                 await self._keep_orphans(decision, tail, number)
             if begins is not None and self._strays:
                 at = time.time_ns() // 1_000
@@ -133,7 +133,10 @@ class Settling:
             self._flaw = await flaw_of_record(self._ledger, self._partition)
         async with self._ledger.deciding(self._partition) as decision:
             confirmed = await decision.confirmed_losses()
-        if self._judge(number, recorded, lineage, answered, confirmed).name != "rebuild":
+        if self._judge(number, recorded, lineage, answered, confirmed).name not in (
+            "begin",
+            "rebuild",
+        ):
             return []
         return await read_dropped(
             *(self._partition, self._redis, recorded, lineage, self._closed, self._awake.touch),

@@ -174,7 +174,8 @@ def test_outcomes_are_those_of_the_body(name: str) -> None:
 @every_script
 def test_keys_are_named_as_python_builds_them(name: str) -> None:
     """Every pattern in a header is one of service.keys'."""
-    built = {key.replace("{p00}", "{pNN}") for key in keys.partition_keys(0)}
+    of_partition = (*keys.partition_keys(0), keys.events_key(0))
+    built = {key.replace("{p00}", "{pNN}") for key in of_partition}
     built |= {key.replace("{p00}", "{pNN}").replace(":5", ":<id>") for key in keys.event_keys(0, 5)}
     named = set(re.findall(r"\{pNN\}:\S+", "\n".join(section(name, "KEYS"))))
     assert named

@@ -643,9 +643,9 @@ class TestConfiguration:
 def _dying(
     step: Callable[..., Coroutine[Any, Any, Any]], *, after: bool = False
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
-    async def die(*arguments: Any) -> Any:
+    async def die(*arguments: Any, **named: Any) -> Any:
         if after:
-            await step(*arguments)
+            await step(*arguments, **named)
         raise Died
 
     return die
@@ -661,7 +661,15 @@ def _without_postgresql(
     async def refuse(_: int) -> Any:
         raise ConnectionRefusedError
 
-    sound = partial(assure, redis_store, partitions=1, durability="fsync", stated={}, room_bytes=0)
+    sound = partial(
+        assure,
+        redis_store,
+        partition=0,
+        partitions=1,
+        durability="fsync",
+        stated={},
+        room_bytes=0,
+    )
     return Handshake(0, redis_store, refuse, assure=sound, answered=answered)
 
 

@@ -58,11 +58,11 @@ class Freezer:
         self._run_step: Callable[..., Any] = getattr(store, step)
         setattr(store, step, self._freeze)
 
-    async def _freeze(self, *arguments: Any) -> Any:
+    async def _freeze(self, *arguments: Any, **named: Any) -> Any:
         if not self.frozen.is_set():
             self.frozen.set()
             await self.woken.wait()
-        return await self._run_step(*arguments)
+        return await self._run_step(*arguments, **named)
 
 
 async def end_session(record: Record, purpose: str) -> None:

@@ -13,7 +13,7 @@ import fakeredis
 import redis
 
 from service import outbox, scripts
-from service.keys import event_keys, partition_keys, tag, watermark_channel
+from service.keys import event_keys, events_key, partition_keys, tag, watermark_channel
 
 HEADER = 5
 NEVER_LATE = 10**17
@@ -185,7 +185,8 @@ class Partition:
             words += (place, capacity, name, details)
         keys = [k for event_id in places for k in event_keys(self.number, event_id)]
         arguments = [*self._caller("open_event", numbered), len(places), *places, *words]
-        return _parse(self.call("open_event", [*self.keys, *keys], arguments), 3)
+        names = [*self.keys, *keys, events_key(self.number)]
+        return _parse(self.call("open_event", names, arguments), 3)
 
     def sell(self, event_id: int, capacity: int) -> None:
         """Open one event."""
@@ -194,7 +195,7 @@ class Partition:
 
     def load(self, step: str, event_id: int, token: str, *arguments: str | int) -> str:
         """Run one step of load_event.lua; return its outcome, or the refusal."""
-        keys = [self.keys.meta, *event_keys(self.number, event_id)]
+        keys = [self.keys.meta, *event_keys(self.number, event_id), events_key(self.number)]
         reply = _parse(self.call("load_event", keys, [step, token, *arguments]), 1)
         return reply.items[0][0] if reply.items else reply.word
 
@@ -294,6 +295,7 @@ class Partition:
         """Return every key of the partition with all that it holds."""
         readers = {
             "hash": self.client.hgetall,
+            "set": lambda name: sorted(self.client.smembers(name)),
             "list": lambda name: self.client.lrange(name, 0, -1),
             "zset": lambda name: self.client.zrange(name, 0, -1, withscores=True),
             "stream": self.client.xrange,

@@ -5,14 +5,16 @@ from collections.abc import Callable
 import pytest
 from redis.exceptions import ResponseError
 
-from service.keys import event_keys
+from service.keys import event_keys, events_key
 from tests.lua.harness import Backend, Partition, outcomes
 
 MINE = "2 mine"
 
 STEPS: dict[str, Callable[[Partition], list[str]]] = {
     "resume": lambda p: p.backend.eval("resume", [p.keys.meta], MINE, "2 mine-too"),
-    "empty": lambda p: p.backend.eval("empty", [p.keys.meta, p.keys.calls, p.keys.outbox], MINE),
+    "empty": lambda p: p.backend.eval(
+        "empty", [p.keys.meta, p.keys.calls, p.keys.outbox], MINE, 1, 0
+    ),
     "begin_epoch": lambda p: p.begin_epoch(MINE, 2, 4, 1, (1, 4)),
     "stay_closed": lambda p: p.backend.eval("stay_closed", [p.keys.meta], MINE, "why"),
 }
@@ -70,7 +72,7 @@ def test_close_takes_over_from_the_attempt_that_was_seen(closed: Partition) -> N
 
 def test_close_tells_a_rebuild_that_died(closed: Partition) -> None:
     """The mark `loading` survives until an epoch begins."""
-    closed.backend.eval("empty", [closed.keys.meta], MINE)
+    closed.backend.eval("empty", [closed.keys.meta], MINE, 1, 0)
     assert closed.close("3 next", "1", MINE)[5] == "1"
 
 
@@ -121,10 +123,27 @@ def test_resume_puts_its_own_token(closed: Partition) -> None:
 
 def test_empty_removes_the_keys_it_is_given(closed: Partition) -> None:
     """And marks meta before, so that a death in the middle is rebuilt."""
-    keys = [*closed.keys, *event_keys(closed.number, 1)]
+    index = events_key(closed.number)
+    keys = [*closed.keys, *event_keys(closed.number, 1), index]
     before = closed.meta()
-    assert closed.backend.eval("empty", keys, MINE) == ["EMPTIED"]
-    assert closed.stored() == {closed.keys.meta: {**before, "loading": "1"}}
+    assert closed.backend.eval("empty", keys, MINE, 1, 1) == ["EMPTIED"]
+    assert closed.stored() == {closed.keys.meta: {**before, "loading": "1"}, index: ["complete"]}
+
+
+def test_a_beginning_is_no_rebuild(closed: Partition) -> None:
+    """What is emptied before the first epoch need not be emptied again."""
+    before = closed.meta()
+    assert closed.backend.eval("empty", [closed.keys.meta], MINE, 0, 0) == ["EMPTIED"]
+    assert closed.meta() == before
+
+
+def test_events_are_in_the_index_before_they_have_keys(closed: Partition) -> None:
+    """Those that were opened, and one whose load has only begun."""
+    closed.client.delete(*closed.keys)
+    partition = Partition(closed.backend).open()
+    partition.sell(1, capacity=1)
+    assert partition.load("begin", 2, "loader", 0) == "BEGUN"
+    assert set(partition.client.smembers(events_key(partition.number))) == {"1", "2"}
 
 
 def test_empty_takes_a_thousand_keys(closed: Partition) -> None:
@@ -132,7 +151,7 @@ def test_empty_takes_a_thousand_keys(closed: Partition) -> None:
     names = [event_keys(closed.number, i).event for i in range(10, 1_010)]
     for name in names:
         closed.client.hset(name, "capacity", "1")
-    assert closed.backend.eval("empty", [closed.keys.meta, *names], MINE) == ["EMPTIED"]
+    assert closed.backend.eval("empty", [closed.keys.meta, *names], MINE, 1, 0) == ["EMPTIED"]
     assert not closed.client.exists(*names)
     assert closed.event(1)["capacity"] == "1"
 

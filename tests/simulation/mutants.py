@@ -18,6 +18,7 @@ from service.outbox import Entry
 from service.redis_store import Closed
 from service.scripts import serving_scripts
 from service.settling import Settling
+from service.unrecorded import KeepAlive
 from service.verdicts import Verdict, decide
 from service.writer import Writer
 from tests.model import Answer
@@ -111,7 +112,8 @@ async def _open_first(
         (),
     )
     if began and epoch.verdict == "rebuild":
-        await self._redis.empty(self.partition, next_)
+        awake = KeepAlive(ledger)
+        await self._redis.empty(self.partition, next_, awake.touch, rebuild=True)
     began_at = Position(epoch.predecessor, epoch.beginning)
     return Opened(epoch.epoch, epoch.verdict, began_at, why) if began else None
 

@@ -4,7 +4,8 @@ They say of every call what the real ones say: what surely did not run, what may
 decides or remembers.
 """
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -129,9 +130,13 @@ class SimulatedRedisStore(RedisStore):
         resumed: bool = await self._ask(lambda: self._server.resume(seen_next, next_))
         return resumed
 
-    async def empty(self, partition: int, next_: str) -> bool:
+    async def empty(
+        self, partition: int, next_: str, touch: Callable[[], Awaitable[None]], *, rebuild: bool
+    ) -> bool:
         for whole in (False, True):
-            if not await self._ask(lambda whole=whole: self._server.empty(next_, whole=whole)):  # type: ignore[misc]
+            await touch()
+            effect = partial(self._server.empty, next_, whole=whole, rebuild=rebuild)
+            if not await self._ask(effect):
                 return False
         return True
 

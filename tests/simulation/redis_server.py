@@ -417,7 +417,7 @@ class RedisServer(Server):
         state.meta = replace(state.meta, next=next_)
         return True
 
-    def empty(self, next_: str, *, whole: bool) -> bool:
+    def empty(self, next_: str, *, whole: bool, rebuild: bool) -> bool:
         """Remove the events, and with the last call calls and outbox too."""
         if not self.is_attempt(next_):
             return False
@@ -425,7 +425,7 @@ class RedisServer(Server):
         self.is_whole = self.is_whole and not self.state.outbox
         state = self.change()
         assert state.meta is not None
-        state.meta = replace(state.meta, loading=True)
+        state.meta = replace(state.meta, loading=state.meta.loading or rebuild)
         state.model.events, state.said, state.loading = {}, {}, {}
         if whole:
             state.outbox, state.last_id, state.calls = [], NOWHERE, {}
