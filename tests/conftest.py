@@ -75,6 +75,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     try:
         running.start()
         running.migrate(running.postgresql_url)
+        process_state.FOR_THE_RUN.update(str(running.pid(name)) for name in running.prefix)
         yield running
     finally:
         running.stop()

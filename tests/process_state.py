@@ -38,6 +38,9 @@ _PYTEST = b"PYTEST_CURRENT_TEST"
 
 _CHILDREN = Path(f"/proc/self/task/{threading.get_native_id()}/children")
 
+FOR_THE_RUN: set[str] = set()
+"""Child processes that a fixture of the session started while a module's tests ran."""
+
 Snapshot = Mapping[str, Any]
 
 
@@ -77,7 +80,7 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     for name, was in before.items():
         now = after.get(name, _ABSENT)
         if name in {"threads", "child processes"}:
-            if left := now - was:
+            if left := now - was - FOR_THE_RUN:
                 found.append(f"{name}: {', '.join(sorted(left))} still run")
         elif isinstance(was, _Held) and isinstance(now, _Held):
             found += [f"{name}.{changed} was replaced" for changed in sorted(was.differing(now))]
