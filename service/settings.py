@@ -5,19 +5,31 @@ here, with the setting's name, before anything starts. Sizes are bytes, duration
 """
 
 import math
+import os
 import re
+from collections.abc import Mapping
 from functools import cached_property
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings.sources.utils import parse_env_vars
 
+from service import env_file
 from service.errors import ConfigurationError
+from service.loopback import reachable_by_others
+from service.setting_names import mistakes
 from service.store_urls import checked_postgresql_url, checked_redis_url, postgresql_url_of
 
 Durability = Literal["fsync", "recorded", "memory"]
+
+_ENV_FILE = Path(".env")
 
 REDIS_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 """Settings of Redis that a promise depends on: what ONSALE_REDIS_CONFIGURATION may state."""
@@ -37,7 +49,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="ONSALE_",
-        env_file=".env",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -136,6 +147,34 @@ class Settings(BaseSettings):
     role: str = Field("", pattern="^[a-z0-9-]{0,32}$")
     """Name of the process in logs and metrics; `onsale up` sets it."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic's names
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then `.env`, which `env_file` reads."""
+        return (
+            init_settings,
+            _Variables(settings_cls, os.environ),
+            _Variables(settings_cls, env_file.read(_ENV_FILE)),
+        )
+
+    @field_validator("host")
+    @classmethod
+    def _host_as_the_resolver_takes_it(cls, host: str) -> str:
+        host = host.strip()
+        if not host:
+            msg = "it is empty"
+            raise ValueError(msg)
+        if host.rstrip(".").lower() == "localhost":
+            # Not each resolver knows it with a dot.
+            return "localhost"
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
     @field_validator("redis_url")
     @classmethod
     def _redis_url_can_work(cls, url: SecretStr | None) -> SecretStr | None:
@@ -174,11 +213,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _local_unless_allowed(self) -> "Settings":
-        if not self.allow_remote and not _is_loopback(self.host):
-            msg = (
-                f"HOST={self.host} can be reached from other machines and Onsale has no"
-                " authentication yet; set ONSALE_ALLOW_REMOTE=1 if that is what you want"
-            )
+        if not self.allow_remote and (why := reachable_by_others(self.host)):
+            msg = f"{why}; Onsale has no authentication yet: set ONSALE_ALLOW_REMOTE=1 to allow it"
             raise ValueError(msg)
         return self
 
@@ -243,12 +279,33 @@ class Settings(BaseSettings):
         return _stated(self.redis_configuration)
 
 
+class _Variables(EnvSettingsSource):
+    """Variables of the environment or of `.env`: those that are settings, and no others.
+
+    With `populate_by_name` pydantic takes ONSALE_PORT for PORT as well, which Kubernetes may set.
+    """
+
+    def __init__(self, cls: type[BaseSettings], variables: Mapping[str, str | None]) -> None:
+        names = setting_names()
+        self._variables = {
+            name: value for name, value in variables.items() if name.upper() in names
+        }
+        super().__init__(cls)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return parse_env_vars(self._variables, ignore_empty=True)
+
+
 def load_settings() -> Settings:
     """Read the environment and `.env`.
 
-    Raises ConfigurationError naming each setting that cannot work; values are not repeated, since
-    some are secrets.
+    Raises ConfigurationError naming each setting that cannot work or does not exist; values are not
+    repeated, since some are secrets.
     """
+    known = setting_names()
+    wrong = [*mistakes(env_file.read(_ENV_FILE), known), *mistakes(os.environ, known)]
+    if wrong:
+        raise ConfigurationError("; ".join(dict.fromkeys(wrong)))
     try:
         return Settings()
     except ValidationError as error:
@@ -258,9 +315,11 @@ def load_settings() -> Settings:
             for e in error.errors()
         ]
         raise ConfigurationError("; ".join(lines)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f".env cannot be read: {error}"
-        raise ConfigurationError(msg) from None
+
+
+def setting_names() -> set[str]:
+    """Return the variable behind each field."""
+    return {variable_of(name) for name in Settings.model_fields}
 
 
 def variable_of(name: str) -> str:
@@ -279,12 +338,3 @@ def _stated(words: str) -> dict[str, str]:
         msg = f"expected name=value with names out of {', '.join(REDIS_SETTINGS)}"
         raise ValueError(msg)
     return {name: value for name, _, value in pairs}
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -13,8 +13,8 @@ SERVICE = Path(__file__).resolve().parents[2] / "service"
 FLOORS: tuple[tuple[str, str], ...] = (
     (
         "words",
-        """__init__ errors models settings keys lineage losses postgresql_address resources
-        store_urls soundness room keyed times""",
+        """__init__ errors models settings env_file setting_names loopback keys lineage losses
+        postgresql_address resources store_urls soundness room keyed times""",
     ),
     (
         "tools",
@@ -83,6 +83,7 @@ COPIES = {
     "record_tables": "into temporary tables, out of a snapshot: under no lock that a sale needs",
 }
 PASSES_ENVIRONMENT_ON = {
+    "settings": "names that are no settings are refused",
     "environment": "a process of Onsale's own inherits, and the clients' defaults are removed",
     "serving": "its `onsale up` gets the environment and a port",
     "metrics": "prometheus-client looks there for the directory that processes share",

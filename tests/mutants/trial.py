@@ -23,7 +23,7 @@ LIMIT_S = 150
 """How long the tests of one mutant may take. Who is not done by then has noticed nothing."""
 
 _PATIENCE_S = 15
-_OURS = ("ONSALE_TORTURE", "ONSALE_TEST_SEED", "PYTEST_")
+_OURS = ("ONSALE_TEST_TORTURE", "ONSALE_TEST_SEED", "PYTEST_")
 """What the environment says to whoever tries mutants is not said to the tests that try them."""
 
 _BROKEN = re.compile(

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("faults", nargs="*", metavar="FAULT[=COUNT]", help="these alone")
     options = parser.parse_args(arguments)
     size = "full" if options.full else "brief"
-    os.environ["ONSALE_TORTURE"] = " ".join([size, *options.faults])
+    os.environ["ONSALE_TEST_TORTURE"] = " ".join([size, *options.faults])
     os.environ[scores.COMMIT] = versions.commit()
     if options.seed is not None:
         os.environ["ONSALE_TEST_SEED"] = str(options.seed)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left = report.left(report.lines(scores.read(noted)), asked)
         if len(left) < len(asked):
             scores.keep(noted, [one for one in scores.read(noted) if one.fault not in left])
-            os.environ["ONSALE_TORTURE"] = " ".join([size, *(f"{n}={asked[n]}" for n in left)])
+            os.environ["ONSALE_TEST_TORTURE"] = " ".join([size, *(f"{n}={asked[n]}" for n in left)])
         code = _pytest(options.jobs) if left else 0
         found = report.lines(scores.read(noted))
     with_controls = any(line.controls for line in found.values())

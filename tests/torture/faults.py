@@ -1,8 +1,8 @@
 """What is done to a running service, and how often: the list that the report is made of.
 
-`ONSALE_TORTURE` says how much of it, in words: `full`; `brief`, without the negative controls; a
-fault's name, for that one and others that are named alone; a name with a count, `valkey_killed=40`,
-for so many of it.
+`ONSALE_TEST_TORTURE` says how much of it, in words: `full`; `brief`, without the negative controls;
+a fault's name, for that one and others that are named alone; a name with a count,
+`valkey_killed=40`, for so many of it.
 `ONSALE_TEST_SEED` takes one seed alone. What a sale does follows from its seed; when the processes
 do their part does not.
 """
@@ -280,12 +280,12 @@ FAULTS = {
 }
 
 
-ASKED_FOR = "ONSALE_TORTURE" in os.environ
+ASKED_FOR = "ONSALE_TEST_TORTURE" in os.environ
 """Whether counts were given: `tests/restores` has points of its own without."""
 
 
 def _words() -> list[str]:
-    return os.environ.get("ONSALE_TORTURE", "brief").split()
+    return os.environ.get("ONSALE_TEST_TORTURE", "brief").split()
 
 
 WITH_CONTROLS = _words() != ["brief"]

@@ -30,8 +30,8 @@ class Power:
         return (
             "env",
             f"LD_PRELOAD={self._library}",
-            f"ONSALE_POWER_LOG={self._log}",
-            f"ONSALE_POWER_KEPT={self._kept}",
+            f"ONSALE_TEST_POWER_LOG={self._log}",
+            f"ONSALE_TEST_POWER_KEPT={self._kept}",
         )
 
     def cut(self, data: Path, chance: Random) -> int:

@@ -123,7 +123,7 @@ async def judge(sale: Sale, *, control: bool = False, also: Sequence[str] = ()) 
     scores.note(
         Score(sale.fault, sale.seed, sale.runs, operations, wrong[:5], control, sale.measured)
     )
-    if wrong and (path := os.environ.get("ONSALE_TORTURE_HISTORY")):
+    if wrong and (path := os.environ.get("ONSALE_TEST_TORTURE_HISTORY")):
         write(path, sale.people.history)
     return wrong
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-VARIABLE = "ONSALE_TORTURE_SCORES"
+VARIABLE = "ONSALE_TEST_TORTURE_SCORES"
 """Names the file. Each line is appended with one write, so several processes can share it."""
 
-COMMIT = "ONSALE_TORTURE_COMMIT"
+COMMIT = "ONSALE_TEST_TORTURE_COMMIT"
 """Says which commit the sales are held on."""
 
 

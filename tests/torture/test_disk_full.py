@@ -127,7 +127,7 @@ async def _postgresql_full(
     control: bool = False,
 ) -> list[str]:
     flag = directory.with_name("full")
-    prefix = ("env", f"LD_PRELOAD={library}", f"ONSALE_DISK_FULL={flag}")
+    prefix = ("env", f"LD_PRELOAD={library}", f"ONSALE_TEST_DISK_FULL={flag}")
     build = Build(build.settings, postgresql_prefix=prefix)
     async with deployed(directory, template, build) as deployment:
         patience_s = 5.0 if control else PATIENCE_S

@@ -83,6 +83,38 @@ def test_version_is_one_line() -> None:
     assert len(result.output.splitlines()) == 1
 
 
+READS_SETTINGS = [
+    *(("up",), ("api",), ("writer",), ("settings",), ("urls",), ("health",), ("demo",)),
+    *(("migrate", "up"), ("migrate", "down"), ("migrate", "status"), ("reconcile",), ("audit",)),
+    *(("history", "1"), ("deadletters", "list"), ("backup", "x"), ("close", "--reason", "x")),
+]
+
+
+@pytest.mark.parametrize("command", READS_SETTINGS)
+def test_a_name_that_is_no_setting_ends_each_command(
+    command: tuple[str, ...], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line with the nearest name, and no start on defaults that were not asked for."""
+    monkeypatch.setenv("ONSALE_DURABILTY", "recorded")
+    result = onsale(*command)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("onsale: ONSALE_DURABILTY: there is no such setting; the near")
+    assert len(result.stderr.splitlines()) == 1
+    assert not data.exists()
+
+
+def test_a_command_forgets_what_the_clients_would_read(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PG* and the file of TLS secrets; the settings stay."""
+    forgotten = {"PGHOSTADDR", "PGOPTIONS", "SSLKEYLOGFILE"}
+    for name in forgotten:
+        monkeypatch.setenv(name, "elsewhere")
+    assert onsale("settings").exit_code == 0
+    assert not forgotten & os.environ.keys()
+    assert os.environ["ONSALE_DATA_DIR"] == str(data)
+
+
 @pytest.mark.parametrize("command", [("up",), ("api",), ("writer",), ("urls",), ("migrate", "up")])
 @pytest.mark.usefixtures("data")
 def test_a_refused_setting_is_one_line(

@@ -28,8 +28,8 @@ Undo = Callable[[], object]
 
 
 def _environment() -> Undo:
-    os.environ["ONSALE_LEFT_BEHIND"] = "1"
-    return lambda: os.environ.pop("ONSALE_LEFT_BEHIND")
+    os.environ["ONSALE_TEST_LEFT_BEHIND"] = "1"
+    return lambda: os.environ.pop("ONSALE_TEST_LEFT_BEHIND")
 
 
 def _structlog() -> Undo:
@@ -147,7 +147,7 @@ def undone() -> Iterator[list[Undo]]:
 @pytest.mark.parametrize(
     ("leave", "named"),
     [
-        (_environment, "ONSALE_LEFT_BEHIND"),
+        (_environment, "ONSALE_TEST_LEFT_BEHIND"),
         (_structlog, "structlog wrapper_class"),
         (_cached_logger, "bound logger of service.assurance"),
         (_log_level, "logging level"),
@@ -177,7 +177,7 @@ def test_what_is_left_behind_is_named(
 def test_what_is_put_back_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test may change what it restores, and may use a logger for the first time."""
     with left_as_found("a test"), monkeypatch.context() as patch:
-        patch.setenv("ONSALE_LEFT_BEHIND", "1")
+        patch.setenv("ONSALE_TEST_LEFT_BEHIND", "1")
         patch.setattr(keys, "partition_keys", lambda _: None)
         log.debug("first use")
 

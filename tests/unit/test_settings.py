@@ -1,11 +1,15 @@
 """What can be set, and how what cannot work is refused."""
 
+import os
+import socket
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
+from service import env_file
 from service.errors import ConfigurationError
+from service.loopback import reachable_by_others
 from service.settings import Settings, load_settings
 
 SECRET = "p@ss/w:rd?#%41 é"
@@ -59,7 +63,8 @@ def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
-    assert caught.value.__suppress_context__  # the values are in the context
+    # The values are in the context.
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
     return str(caught.value)
 
 
@@ -181,13 +186,54 @@ def test_all_bad_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     }
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+@pytest.mark.parametrize(
+    ("host", "read"),
+    [
+        *((host, host) for host in ("127.0.0.1", "127.9.9.9", "127.1", "::1", "::ffff:127.0.0.1")),
+        *((host, "localhost") for host in ("localhost", "LOCALHOST", "localhost.", "LocalHost.")),
+        ("[::1]", "::1"),
+        (" 127.0.0.1 ", "127.0.0.1"),
+        ("localhost ", "localhost"),
+    ],
+)
 def test_this_machine_alone_may_always_be_served(
-    host: str, monkeypatch: pytest.MonkeyPatch
+    host: str, read: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loopback needs no permission."""
+    """Loopback needs no permission, however it is written."""
     monkeypatch.setenv("HOST", host)
-    assert load_settings().host == host
+    assert load_settings().host == read
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [
+        ("0", "HOST=0 is 0.0.0.0, which can be reached from other machines"),
+        ("[::]", "HOST=:: can be reached from other machines"),
+        ("192.168.1", "HOST=192.168.1 is 192.168.0.1, which can be reached from other machines"),
+        ("x" * 64, "cannot be looked up (it is no name of a host)"),
+        (" ", "HOST: it is empty"),
+    ],
+)
+def test_a_host_is_refused_for_its_own_reason(
+    host: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address behind a short form, and a name that is none: the text says what is true."""
+    assert says in refusal(monkeypatch, HOST=host)
+
+
+def test_a_name_counts_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One address that others reach is enough to be refused; all on loopback are not."""
+    found = ["127.0.1.1", "10.1.2.3"]
+
+    def look_up(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(2, 1, 6, "", (address, 0)) for address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    assert reachable_by_others("here") == (
+        "HOST=here is 10.1.2.3, which can be reached from other machines"
+    )
+    del found[1]
+    assert reachable_by_others("here") == ""
 
 
 @pytest.mark.parametrize(
@@ -195,6 +241,10 @@ def test_this_machine_alone_may_always_be_served(
 )
 def test_others_are_served_only_when_asked_for(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without authentication, an address that others reach needs ONSALE_ALLOW_REMOTE=1."""
+    if not host[0].isdigit() and ":" not in host:
+        # Not looked up in a test: where there is no name server that takes seconds.
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     text = refusal(monkeypatch, HOST=host)
     assert f"HOST={host}" in text
     assert "ONSALE_ALLOW_REMOTE=1" in text
@@ -268,6 +318,134 @@ def test_a_url_that_cannot_work_is_refused_without_being_repeated(
     assert text.startswith(f"{name}: it is not a URL of the form ")
     assert not [word for word in (SECRET, "word-of-mine", "w:rd") if word in text]
     assert len(text) < 250
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("ONSALE_DURABILTY", "ONSALE_DURABILITY"),
+        ("onsale_durabilty", "ONSALE_DURABILITY"),
+        ("ONSALE_PARTITION", "ONSALE_PARTITIONS"),
+        ("ONSALE_DATADIR", "ONSALE_DATA_DIR"),
+        ("ONSALE_PORT", "PORT"),
+        ("ONSALE_REDIS_URL", "REDIS_URL"),
+        ("ONSALE_WEB_CONCURRENCY", "WEB_CONCURRENCY"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True], ids=["environment", ".env"])
+def test_a_name_that_is_no_setting_is_refused(
+    name: str, nearest: str, in_file: bool, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the nearest name, wherever it stands; its value, perhaps a secret, is not repeated."""
+    if in_file:
+        (directory / ".env").write_text(f"{name}={SECRET}\n")
+        text = refusal(monkeypatch)
+    else:
+        text = refusal(monkeypatch, **{name: SECRET})
+    assert text == (
+        f"{name}: there is no such setting; the nearest name is {nearest};"
+        " `onsale settings` lists all"
+    )
+
+
+def test_a_name_that_is_near_to_none_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them at once, without a guess."""
+    text = refusal(monkeypatch, ONSALE_XYZZY="1", ONSALE_="1")
+    assert "ONSALE_XYZZY: there is no such setting; `onsale" in text
+    assert "ONSALE_: there is no such setting" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ONSALE_SERVICE_HOST", "10.0.0.1"),
+        ("ONSALE_SERVICE_PORT", "3000"),
+        ("ONSALE_SERVICE_PORT_HTTP", "3000"),
+        ("ONSALE_PORT", "tcp://10.0.0.1:3000"),
+        ("ONSALE_PORT_3000_TCP", "tcp://10.0.0.1:3000"),
+        ("ONSALE_PORT_3000_TCP_ADDR", "10.0.0.1"),
+        ("ONSALE_API_PORT_3000_TCP_PROTO", "tcp"),
+        ("ONSALE_TEST_SEED", "1"),
+        ("ONSALE_SUPERVISED_IN", "/data"),
+        ("DURABILITY", "none"),
+    ],
+)
+def test_what_others_put_there_is_passed_over(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Service of Kubernetes called onsale, the tests, a supervisor, and other programs."""
+    monkeypatch.setenv(name, value)
+    assert load_settings().port == 3000
+
+
+def test_a_setting_in_two_spellings_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which one is in force would be left to their order; equal ones are no matter."""
+    monkeypatch.setenv("onsale_partitions", "2")
+    text = refusal(monkeypatch, ONSALE_PARTITIONS="4")
+    said = "ONSALE_PARTITIONS: it is set as ONSALE_PARTITIONS and as onsale_partitions; keep one"
+    assert text.startswith(said)
+    monkeypatch.setenv("onsale_partitions", "4")
+    assert load_settings().partitions == 4
+    (directory / ".env").write_text("Port=1\nPORT=2\n")
+    assert refusal(monkeypatch).startswith("PORT: it is set as PORT and as Port")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"PORT=1\nX=\xff\n", ".env is not UTF-8 in line 2"),
+        ("PORT=1\n".encode("utf-16"), ".env is UTF-16"),
+        (b"PORT=1\nX=\0\n", ".env has a NUL byte in line 2"),
+        (b"PORT=1\n='x\n", ".env has no NAME=value in line 2"),
+        (b"#" * (env_file.BYTES_MAX + 1), ".env is larger than 1048576 bytes"),
+    ],
+    ids=["bytes", "UTF-16", "NUL", "no name", "huge"],
+)
+def test_a_dot_env_that_cannot_be_read_whole_is_refused(
+    content: bytes, says: str, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text names the line, and nothing of it is in force."""
+    (directory / ".env").write_bytes(content)
+    assert refusal(monkeypatch).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xef\xbb\xbfPORT=8080\n", b"PORT=8080\r\nX=\r\n", b"export PORT=8080", b"PORT='8080' # x"],
+    ids=["byte order mark", "CRLF", "export", "comment"],
+)
+def test_a_dot_env_may_come_from_any_editor(content: bytes, directory: Path) -> None:
+    """A byte order mark, ends of lines of another system, and none at the end."""
+    (directory / ".env").write_bytes(content)
+    assert load_settings().port == 8080
+
+
+def test_a_dot_env_that_is_no_file_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FIFO is not waited for, and a directory is not taken for an empty file."""
+    path = directory / ".env"
+    os.mkfifo(path)
+    assert refusal(monkeypatch) == ".env is a FIFO, no file"
+    path.unlink()
+    path.mkdir()
+    assert refusal(monkeypatch) == ".env is a directory, no file"
+    path.rmdir()
+    path.symlink_to(path)
+    assert refusal(monkeypatch).startswith(".env cannot be read: ")
+
+
+def test_usual_ways_to_have_no_dot_env(directory: Path) -> None:
+    """The null device in its place, as in containers, and a virtual environment of that name."""
+    path = directory / ".env"
+    path.symlink_to(os.devnull)
+    assert load_settings().port == 3000
+    path.unlink()
+    path.mkdir()
+    (path / "pyvenv.cfg").touch()
+    assert load_settings().port == 3000
 
 
 def test_what_a_redis_hides_can_be_stated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,11 +49,11 @@ def test_what_a_run_did_not_come_to_is_said(scores: list[Score], says: list[str]
 
 def test_counts_come_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault that is named is done alone; a count comes before the kind of run."""
-    monkeypatch.setenv("ONSALE_TORTURE", f"full {NAME}=7")
+    monkeypatch.setenv("ONSALE_TEST_TORTURE", f"full {NAME}=7")
     assert faults.chosen() == {NAME}
     assert faults.counts()[NAME] == 7
     assert faults.counts()["valkey_wiped"] == faults.FAULTS["valkey_wiped"].full
-    monkeypatch.setenv("ONSALE_TORTURE", "brief")
+    monkeypatch.setenv("ONSALE_TEST_TORTURE", "brief")
     assert faults.chosen() == {name for name, fault in faults.FAULTS.items() if fault.brief}
     assert faults.counts()[NAME] == faults.FAULTS[NAME].brief
 
@@ -61,7 +61,7 @@ def test_counts_come_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("word", ["valkey_kiled", f"{NAME}=some", f"{NAME}=0", f"{NAME}=-1"])
 def test_what_is_no_fault_or_count_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     """A name that is misspelt does not run everything else."""
-    monkeypatch.setenv("ONSALE_TORTURE", f"brief {word}")
+    monkeypatch.setenv("ONSALE_TEST_TORTURE", f"brief {word}")
     with pytest.raises(ValueError, match="is no fault"):
         faults.counts()
 

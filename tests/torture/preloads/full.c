@@ -1,4 +1,4 @@
-/* A disk without room: no file grows while the file named by ONSALE_DISK_FULL is there.
+/* A disk without room: no file grows while the file named by ONSALE_TEST_DISK_FULL is there.
  *
  * LD_PRELOAD. What overwrites goes on as ever, as it does on a disk that is full. The server's own
  * log (its stdout and stderr) is taken to be on another one.
@@ -18,7 +18,7 @@
 static int refused(int fd, off_t offset, size_t count) {
   struct stat found;
   int before = errno;
-  const char *flag = getenv("ONSALE_DISK_FULL");
+  const char *flag = getenv("ONSALE_TEST_DISK_FULL");
   int full = fd > 2 && flag && access(flag, F_OK) == 0;
   errno = before;
   if (!full || fstat(fd, &found) || !S_ISREG(found.st_mode)) return 0;

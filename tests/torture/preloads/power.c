@@ -1,9 +1,9 @@
 /* What a power cut would leave of a server's files, kept while the server is at work.
  *
- * LD_PRELOAD. Writes one line into the file named by ONSALE_POWER_LOG, which outlives a kill -9, for
+ * LD_PRELOAD. Writes one line into the file named by ONSALE_TEST_POWER_LOG, which outlives a kill -9, for
  * each of: a file that was synced, with the size that it had before the sync began; a file that was
  * made shorter; a name that was made, changed or removed; a directory that was synced, which makes
- * its names last. What a name no longer leads to is kept under ONSALE_POWER_KEPT by a link, so that
+ * its names last. What a name no longer leads to is kept under ONSALE_TEST_POWER_KEPT by a link, so that
  * a removal that did not last can be undone. Nothing of what the server asks for is changed.
  *
  * Lines: "sync <inode> <size>", "short <inode> <size>", "made <path>", "moved <kept> <from> <to>",
@@ -35,7 +35,7 @@ static void say(const char *format, ...) {
   static _Atomic int log_fd = -1;
   int before = errno;
   if (log_fd < 0) {
-    const char *path = getenv("ONSALE_POWER_LOG");
+    const char *path = getenv("ONSALE_TEST_POWER_LOG");
     int opened = REAL(open)(path ? path : "", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (opened < 0) abort();
     log_fd = opened;
@@ -60,7 +60,7 @@ static void whole(const char *path, char *found) {
 static void keep(const char *path, char *kept) {
   static _Atomic int count;
   int before = errno;
-  const char *directory = getenv("ONSALE_POWER_KEPT");
+  const char *directory = getenv("ONSALE_TEST_POWER_KEPT");
   if (!directory) abort();
   snprintf(kept, PATH_MAX, "%s/%d-%d", directory, getpid(), count++);
   if (link(path, kept)) strcpy(kept, "-");
