@@ -136,7 +136,10 @@ class Lanes:
 
     async def _book(self, items: list[Asked], deadline: float) -> list[Booking | Missed | Problem]:
         reply = await self._change("book", items, deadline)
-        self._count("book", reply.words[::3])
+        outcomes = reply.words[::3]
+        self._count("book", outcomes)
+        if "BOOKED" in outcomes or "WAITING" in outcomes:
+            self._partition.booked_at = asyncio.get_running_loop().time()
         results: list[Booking | Missed | Problem] = []
         for outcome, seq, beside in _stride(reply.words, 3):
             if stands := _STANDS.get(outcome):

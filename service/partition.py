@@ -8,6 +8,7 @@ fences this worker or went back in time asks for a handshake (`opening`), during
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,6 +84,8 @@ class Partition:
         self._numbers: dict[str, int] = {}
         self._tidied = False
         self._clock_ahead_us = 0
+        self.booked_at = -math.inf
+        """When a booking was last taken, of the loop's clock."""
 
     def start(self) -> None:
         """Begin to open, in the background."""

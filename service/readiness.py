@@ -1,9 +1,10 @@
 """Readiness: whether this worker's partitions take bookings, as they were last asked.
 
 Each partition is asked every 0.75 s by a script that Redis refuses exactly when it refuses a
-booking, on the connection and under the fence that bookings have; so a refusal of any kind shows
-within 1.5 s, and its end as soon. `/readyz` and `onsale_open` tell what was found, and ask no
-store. Invariant: a partition counts as ready only after an answer, never before the first.
+booking, on the connection and under the fence that bookings have, unless one has just been taken;
+so a refusal of any kind shows within 1.5 s, and its end as soon. `/readyz` and `onsale_open` tell
+what was found, and ask no store. Invariant: a partition counts as ready only after an answer, never
+before the first.
 """
 
 import asyncio
@@ -78,6 +79,9 @@ class Readiness:
         before: tuple[int, int] | None = None
         while True:
             began = asyncio.get_running_loop().time()
+            if self._is_known(partition, began):
+                await asyncio.sleep(_EVERY_S)
+                continue
             try:
                 last, recorded = await partition.probe(self._unrecorded_max, began + _WITHIN_S)
                 self._settle(partition.number, self._standing(before, recorded))
@@ -91,6 +95,17 @@ class Readiness:
             is_ready = partition.number not in self._problems
             pause = _EVERY_S if is_ready else again_s
             await asyncio.sleep(max(0.0, began + pause - asyncio.get_running_loop().time()))
+
+    def _is_known(self, partition: Partition, now: float) -> bool:
+        """Whether a booking that was just taken answers the question: no cost under load.
+
+        It says nothing of the record, where that has to move as well.
+        """
+        return (
+            partition.number not in self._problems
+            and not self._needs_record
+            and now - partition.booked_at < _EVERY_S
+        )
 
     def _standing(self, before: tuple[int, int] | None, recorded: int) -> Problem | None:
         """Judge a watermark that has not moved since the last question, below what R was then."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
@@ -62,6 +63,7 @@ class Standing:
     """A partition whose changes go on record when the test says so."""
 
     number = 0
+    booked_at = -math.inf
 
     def __init__(self) -> None:
         self.seq, self.recorded, self.asked = 7, 7, 0
@@ -100,3 +102,26 @@ async def test_a_record_that_stands_still_is_none_of_the_others(engine: Engine) 
         while standing.asked < 4:
             await asyncio.sleep(0.01)
         readiness.check()
+
+
+async def test_a_booking_that_was_taken_saves_the_question(engine: Engine) -> None:
+    """Under load nothing is asked; where none is taken any more, it is asked again."""
+    event = await engine.initialize("Event Name", 1)
+    partition = engine._partitions[0]
+    before = partition.booked_at
+    await engine.book(event.event_id, "a")
+    assert partition.booked_at > before
+    before = partition.booked_at
+    await engine.book(event.event_id, "a")  # it stood, which says nothing of the write path
+    assert partition.booked_at == before
+
+    standing: Any = Standing()
+    loop = asyncio.get_running_loop()
+    async with asking([cast("Partition", standing)], Suspension()) as readiness:
+        await eventually(is_ready(readiness))
+        asked, standing.booked_at = standing.asked, loop.time() + 1.5
+        while loop.time() < standing.booked_at:
+            assert standing.asked <= asked + 1  # one may have been on its way
+            await asyncio.sleep(0.05)
+        while standing.asked <= asked + 1:
+            await asyncio.sleep(0.01)
