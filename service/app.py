@@ -77,7 +77,7 @@ class Worker:
         self._ledgers = LedgerPool(postgresql_url)
         self._witness = Witness(settings.answered_directory, settings.role or "api")
         handshakes = make_handshakes(
-            settings, self._redis, "api", metrics, answered=self._witness.answered
+            settings, self._redis, "api", metrics, answered=self._witness.answered, bounded=True
         )
         self._wires = {number: Wire(redis_url) for number in handshakes}
         worker = secrets.token_hex(8)

@@ -12,6 +12,7 @@ for.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from service.lineage import NOWHERE, Epoch, Lineage, Position
 from service.losses import find_loss
 from service.orders import Order
 from service.redis_store import Meta, RedisStore
+from service.sessions import HANDSHAKE_IDLE_S
 from service.settling import Answered, Settling
 from service.unrecorded import KeepAlive
 from service.verdicts import died_between, promised_epoch
@@ -32,7 +34,6 @@ from service.verdicts import died_between, promised_epoch
 log = structlog.stdlib.get_logger("onsale.handshake")
 
 _LOCK_WAIT_S = 3.0
-_SESSION_IDLE_S = 15
 _TRIES_MAX = 10
 _EPOCHS_AHEAD_MAX = 1_000
 
@@ -74,12 +75,14 @@ class Handshake:
         answered: Answered,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
         count: Callable[[str], None] = lambda _: None,
+        slots: asyncio.Semaphore | None = None,
     ) -> None:
         """`connect` takes the seconds after which an idle session ends.
 
         `assure` raises ConfigurationError where the stores or the deployment cannot keep a promise.
         `answered` returns every H of this host, this process's own put on disk first.
         `count` hears what each handshake came to: `adopted`, a verdict, or `impossible`.
+        `slots` bounds how many handshakes of the process are at work at once.
         """
         self.partition = partition
         self._redis = redis
@@ -88,6 +91,7 @@ class Handshake:
         self._answered = answered
         self._token = token
         self._count = count
+        self._slots = slots or contextlib.nullcontext()
 
     async def run(
         self,
@@ -106,7 +110,8 @@ class Handshake:
         and what the order's own work raises.
         """
         try:
-            result = await self._run(seen, adopt and order is None, order, damage)
+            async with self._slots:
+                result = await self._run(seen, adopt and order is None, order, damage)
         except HandshakeImpossible:
             self._count("impossible")
             raise
@@ -121,7 +126,7 @@ class Handshake:
     ) -> Opened | StaysClosed:
         await self._answered()  # whoever compares meanwhile must know what was answered here
         try:
-            ledger = await self._connect(_SESSION_IDLE_S)
+            ledger = await self._connect(HANDSHAKE_IDLE_S)
         except UNAVAILABLE as error:
             return await self._adopt_without_record(seen, adopt, damage, str(error))
         async with ledger:

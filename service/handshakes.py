@@ -3,9 +3,13 @@
 Every role and every command that runs one makes it here, so that none leaves a witness out.
 """
 
+import asyncio
+import contextlib
+import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import asyncpg
 from prometheus_client import Counter
 
 from service import ledger, room
@@ -18,6 +22,10 @@ from service.redis_store import RedisStore
 from service.settings import Settings
 from service.witness import AnsweredOf, answered_on_host, prepare
 
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+_AT_ONCE = 2
+"""A server of 100 connections has room for the handshakes of 32 processes, one partition or 100."""
+
 
 def make_handshakes(
     settings: Settings,
@@ -28,11 +36,14 @@ def make_handshakes(
     answered: AnsweredOf | None = None,
     postgresql_url: str | None = None,
     connect: Callable[[int], Awaitable[Ledger]] | None = None,
+    bounded: bool = False,
 ) -> dict[int, Handshake]:
     """Return the handshake of each partition, in order.
 
     `answered`: where the process has some H of its own; this host's files otherwise. `connect`
-    lends a session that was made before; each handshake makes one of its own otherwise.
+    lends a session that was made before; each handshake makes one of its own otherwise. `bounded`:
+    two at once, and no more connections than that, whatever the number of partitions; not for
+    handshakes that run one inside another.
     """
     postgresql_url = postgresql_url or urls_of(settings)[1]
     if answered is None:
@@ -40,8 +51,17 @@ def make_handshakes(
         answered = partial(answered_on_host, settings.answered_directory)
     counter = (metrics or Metrics()).handshakes
 
-    def own_session(idle_s: int) -> Awaitable[Ledger]:
-        return ledger.connect(
+    slots = asyncio.Semaphore(_AT_ONCE) if bounded else None
+
+    async def own_session(idle_s: int) -> Ledger:
+        for pause in _PAUSES_S:
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                return await ledger.connect(
+                    postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
+                )
+            # All processes come at once where Redis was restarted: not again at once.
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+        return await ledger.connect(
             postgresql_url, purpose=f"{role} handshake", idle_s=idle_s, timeout_s=2.0
         )
 
@@ -62,6 +82,7 @@ def make_handshakes(
             assure=partial(sound, partition=number),
             answered=partial(answered, number),
             count=partial(_count, counter, number),
+            slots=slots,
         )
         for number in range(settings.partitions)
     }

@@ -24,6 +24,7 @@ from service.record import Application, Cursor
 from service.sessions import (
     POOL_COMMAND_S,
     end_frozen_holders,
+    end_stale_holder,
     make_own,
     open_session,
     settings,
@@ -233,8 +234,14 @@ class Ledger:
     async def lock_handshake(self, partition: int, *, wait_s: float) -> bool:
         """Become the only handshake of a partition, until this connection ends.
 
-        False when another held it all the time.
+        False when another held it all the time. A holder that can be no handshake is ended.
         """
+        if await self._lock_handshake(partition, wait_s):
+            return True
+        ended = await end_stale_holder(self._connection, _HANDSHAKE_LOCK, partition)
+        return bool(ended) and await self._lock_handshake(partition, wait_s)
+
+    async def _lock_handshake(self, partition: int, wait_s: float) -> bool:
         try:
             async with self._connection.transaction():
                 await self._connection.execute(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")

@@ -19,6 +19,9 @@ log = structlog.stdlib.get_logger("onsale.sessions")
 COMMAND_S = 60.0
 """So long a statement may take; one that is lost on the way is given up after it."""
 
+HANDSHAKE_IDLE_S = 15
+"""So long a handshake's session may be silent before the server ends it, and with it its lock."""
+
 POOL_COMMAND_S = 30.0
 _LOCK_S = 5
 _IN_TRANSACTION_S = 10
@@ -222,5 +225,43 @@ async def end_frozen_holders(
             pid=row["pid"],
             state=row["state"],
             seconds=round(row["frozen_s"], 1),
+        )
+    return len(rows)
+
+
+async def end_stale_holder(
+    connection: "asyncpg.Connection | PoolConnectionProxy", key: int, partition: int
+) -> int:
+    """End the sessions that hold a handshake's advisory lock and cannot be a handshake's.
+
+    Returns how many. A handshake's session bears its name for as long as it lives, and the server
+    ends one that was silent for `HANDSHAKE_IDLE_S`. One with another name, or that has been silent
+    for longer, is a pooler's: its client is gone, and the lock was left in it.
+    """
+    rows = await connection.fetch(
+        "SELECT a.pid, a.application_name, a.state,"
+        " extract(epoch FROM clock_timestamp() - a.state_change)::float AS silent_s,"
+        " pg_terminate_backend(a.pid) AS ended"
+        " FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+        " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND l.classid = $1::bigint::oid AND l.objid = $2::bigint::oid"
+        " AND a.pid <> pg_backend_pid()"
+        " AND (NOT starts_with(a.application_name, $3)"
+        " OR a.state LIKE 'idle%' AND"
+        " clock_timestamp() - a.state_change > make_interval(secs => $4))",
+        key,
+        partition,
+        _NAME,
+        float(HANDSHAKE_IDLE_S + _LOCK_S),
+    )
+    for row in rows:
+        log.error(
+            "ended a session that held a handshake's lock and is none",
+            partition=partition,
+            session=row["application_name"],
+            pid=row["pid"],
+            state=row["state"],
+            seconds=round(row["silent_s"] or 0.0, 1),
         )
     return len(rows)
