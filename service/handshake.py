@@ -34,6 +34,7 @@ from service.verdicts import died_between, promised_epoch
 log = structlog.stdlib.get_logger("onsale.handshake")
 
 _LOCK_WAIT_S = 3.0
+_SESSION_IDLE_S = HANDSHAKE_IDLE_S
 _TRIES_MAX = 10
 _EPOCHS_AHEAD_MAX = 1_000
 
@@ -126,7 +127,7 @@ class Handshake:
     ) -> Opened | StaysClosed:
         await self._answered()  # whoever compares meanwhile must know what was answered here
         try:
-            ledger = await self._connect(HANDSHAKE_IDLE_S)
+            ledger = await self._connect(_SESSION_IDLE_S)
         except UNAVAILABLE as error:
             return await self._adopt_without_record(seen, adopt, damage, str(error))
         async with ledger:

@@ -58,7 +58,7 @@ def _lay(method: str, step: str, after: str = "") -> None:
 
 
 if __name__ == "__main__":
-    handshake.HANDSHAKE_IDLE_S = IDLE_S
+    handshake._SESSION_IDLE_S = IDLE_S
     _lay("close", "close")
     _lay("load_scripts", "load_scripts")
     _lay("begin_epoch", "begin_epoch", after="begun")
