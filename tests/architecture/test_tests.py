@@ -4,6 +4,8 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -14,6 +16,8 @@ LOOKS = {"raises", "fail", "warns", "validate", "run_state_machine_as_test"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+# Not at import: each process of a run would parse all of tests/ while it collects.
+@cache
 def functions() -> dict[str, list[Function]]:
     """Return every function in tests/, by name."""
     found: dict[str, list[Function]] = {}
@@ -24,13 +28,11 @@ def functions() -> dict[str, list[Function]]:
     return found
 
 
-FUNCTIONS = functions()
-TESTED = [
-    (name, function)
-    for name, found in FUNCTIONS.items()
-    if name.startswith("test_")
-    for function in found
-]
+def every_test() -> Iterator[tuple[str, Function]]:
+    """Yield every test with its name."""
+    for name, found in functions().items():
+        if name.startswith("test_"):
+            yield from ((name, function) for function in found)
 
 
 def looks(function: Function, depth: int = 3) -> bool:
@@ -43,20 +45,22 @@ def looks(function: Function, depth: int = 3) -> bool:
             called = node.func.id if isinstance(node.func, ast.Name) else called
             if called in LOOKS:
                 return True
-            if depth and any(looks(other, depth - 1) for other in FUNCTIONS.get(called, ())):
+            if depth and any(looks(other, depth - 1) for other in functions().get(called, ())):
                 return True
     return False
 
 
 def test_every_test_has_a_claim() -> None:
     """Its docstring is a sentence that can be false."""
-    without = [name for name, function in TESTED if "." not in (ast.get_docstring(function) or "")]
+    without = [
+        name for name, function in every_test() if "." not in (ast.get_docstring(function) or "")
+    ]
     assert not without, "say in a sentence what each of these claims"
 
 
 def test_every_test_looks() -> None:
     """It asserts, or expects an exception, by itself or through a helper of the tests."""
-    blind = [name for name, function in TESTED if not looks(function)]
+    blind = [name for name, function in every_test() if not looks(function)]
     assert not blind, "these can only fail by accident"
 
 
