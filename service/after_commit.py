@@ -6,15 +6,14 @@ commit. Never drops a change that is not on record, nor one of the retained tail
 
 from collections.abc import Callable, Mapping, Sequence
 
-import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from service.errors import CorruptEntryError
+from service.failures import Failures
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import Position
+from service.metrics import Metrics
 from service.redis_store import Meta, RedisStore
-
-log = structlog.stdlib.get_logger("onsale.writer")
 
 _TRIM_EVERY_S = 1.0
 
@@ -23,9 +22,19 @@ class AfterCommit:
     """Raises the watermark, and keeps the outboxes to their retained tails."""
 
     def __init__(
-        self, redis: RedisStore, *, retained_bytes: int, clock: Callable[[], float]
+        self,
+        redis: RedisStore,
+        *,
+        retained_bytes: int,
+        clock: Callable[[], float],
+        failures: Failures | None = None,
     ) -> None:
-        """`retained_bytes`: of recorded changes, in each partition's outbox."""
+        """`retained_bytes`: of recorded changes, in each partition's outbox.
+
+        `without_scripts` are the partitions whose watermark cannot be raised by this release.
+        """
+        self.without_scripts: set[int] = set()
+        self._failures = failures or Failures(Metrics().failed_steps)
         self._redis = redis
         self._retained_bytes = retained_bytes
         self._clock = clock
@@ -44,7 +53,9 @@ class AfterCommit:
                 try:
                     await self._trim(ledger, partition, last)
                 except (CorruptEntryError, RedisError, *UNAVAILABLE) as error:
-                    log.debug("nothing was trimmed", partition=partition, why=str(error))
+                    self._failures.failed("trim", partition, error)
+                else:
+                    self._failures.succeeded("trim", partition)
 
     async def make_good(self, partition: int, meta: Meta, recorded: Position) -> None:
         """Raise a watermark that was missed after the last commit.
@@ -58,8 +69,16 @@ class AfterCommit:
     async def _raise_watermark(self, partition: int, recorded: Position) -> None:
         try:
             await self._redis.raise_watermark(partition, recorded)
+        except NoScriptError as error:
+            # Another release's scripts serve, or Redis has forgotten them: only a handshake loads.
+            self.without_scripts.add(partition)
+            self._failures.failed("watermark", partition, error)
         except (RedisError, OSError) as error:
-            log.debug("the watermark was not raised", partition=partition, why=str(error))
+            self._failures.failed("watermark", partition, error)
+        else:
+            # FENCED is none: whoever closed the partition, or left it closed, is seen at a look.
+            self.without_scripts.discard(partition)
+            self._failures.succeeded("watermark", partition)
 
     async def _trim(self, ledger: Ledger, partition: int, last: Position) -> None:
         """Keep a tail of recorded changes, by bytes; drop what is on record and older."""

@@ -104,6 +104,9 @@ class Metrics:
             "Answers between the last good look at a store's settings and one that found it unfit.",
             "store",
         )
+        self.failed_steps = self._counter(
+            "onsale_failed_steps", "Failures of steps that cost no answer at once.", "step"
+        )
         self.handshakes = self._counter(
             "onsale_handshakes", "Handshakes, by what they came to.", "partition", "result"
         )

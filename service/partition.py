@@ -7,7 +7,6 @@ fences this worker or went back in time asks for a handshake (`opening`), during
 """
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -287,5 +286,7 @@ class Partition:
             return
         self._tidied = True
         keys = [self.keys.meta, self.keys.calls]
-        with contextlib.suppress(NotExecuted, Unknown):
+        try:
             await self._evaluate(serving, "forget_callers", keys, (), 1.0)
+        except (NotExecuted, Unknown) as error:  # the next start does it
+            self._opening.note(f"callers that have gone are kept: {error}")

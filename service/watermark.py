@@ -15,21 +15,21 @@ from contextlib import aclosing
 from functools import partial
 from heapq import heapify, heappop, heappush
 
-import structlog
 from redis.exceptions import RedisError
 
+from service.failures import Failures
 from service.lineage import NOWHERE, Position
 from service.metrics import Metrics
 from service.redis_store import RedisStore
 from service.wakeups import Wakeups
-
-log = structlog.stdlib.get_logger("onsale.watermark")
 
 _LOOK_EVERY_S = 0.02
 _LOOK_S = 1.0
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 2.0
 _GONE_MAX = 64
+_ALL = -1
+"""In place of a partition: one subscription is for all."""
 
 
 class Waiter:
@@ -70,6 +70,7 @@ class Watermark:
         self._number = number
         self._redis = redis
         self._waiting_max = waiting_max
+        self._failures = Failures(metrics.failed_steps)
         self._gauge = metrics.recorded_waiters
         self._durations = metrics.recorded_wait_durations
         self._shown = 0
@@ -158,8 +159,12 @@ class Watermark:
             while self._waiting:
                 self._show()
                 self._risen.clear()
-                with contextlib.suppress(RedisError, OSError, TimeoutError, ValueError):
+                try:
                     await self._look()
+                except (RedisError, OSError, TimeoutError, ValueError) as error:
+                    self._failures.failed("look", self._number, error or type(error).__name__)
+                else:
+                    self._failures.succeeded("look", self._number)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_EVERY_S):
                         await self._risen.wait()
@@ -221,6 +226,7 @@ class Watermarks:
         """`waiting_max`: waiters of each partition. Nothing is connected before the first."""
         self._wakeups = wakeups
         self._metrics = metrics
+        self._failures = Failures(metrics.failed_steps)
         self._of: Sequence[Watermark] = [
             Watermark(number, redis, waiting_max=waiting_max, metrics=metrics)
             for number in range(partitions)
@@ -267,17 +273,17 @@ class Watermarks:
     async def _listen(self) -> None:
         """Pass the messages on, from the first waiter on. While there are none, looks must do."""
         loop = asyncio.get_running_loop()
-        pause, trouble = _PAUSE_S, ""
+        pause = _PAUSE_S
         while True:
             began = loop.time()
             try:
                 async with aclosing(self._wakeups.listen()) as risen:
                     async for partition in risen:
+                        self._failures.succeeded("wakeup", _ALL)
                         self._of[partition].look()
             except (RedisError, OSError) as error:
-                if trouble != str(error):
-                    trouble = str(error)
-                    log.info("nobody tells of watermarks, they are looked at", why=trouble)
+                # Watermarks are looked at all the same, only later.
+                self._failures.failed("wakeup", _ALL, error)
             lasted = loop.time() - began
             pause = _PAUSE_S if lasted > _PAUSE_MAX_S else min(2 * pause, _PAUSE_MAX_S)
             await asyncio.sleep(pause)

@@ -23,6 +23,7 @@ from service.after_commit import AfterCommit
 from service.applying import apply
 from service.damage import Damage, is_strayed
 from service.errors import LineageError, RefusedChangeError
+from service.failures import Failures
 from service.handshake import Handshake, HandshakeImpossible, StaysClosed
 from service.ledger import UNAVAILABLE, Ledger
 from service.lineage import NOWHERE, Position
@@ -87,7 +88,10 @@ class Writer:
             Lingering(redis, linger_s=linger_s, clock=clock, sleep=sleep, load_changes=load_changes)
         )
         self._after_commit = AfterCommit(
-            redis, retained_bytes=retained_bytes // len(handshakes), clock=clock
+            redis,
+            retained_bytes=retained_bytes // len(handshakes),
+            clock=clock,
+            failures=Failures(self._metrics.failed_steps),
         )
         for kind in outbox.KINDS:
             self._metrics.recorded.labels(kind)
@@ -289,6 +293,8 @@ class Writer:
             return "Redis is behind the record"
         if meta.recorded > recorded and meta.recorded > committed:
             return "PostgreSQL is behind the watermark"
+        if partition in self._after_commit.without_scripts and meta.recorded < recorded:
+            return "the watermark cannot be raised: this release's scripts are not loaded"
         return ""
 
     def _closed_too_long(self, partition: int) -> bool:
@@ -308,6 +314,7 @@ class Writer:
             await self._sleep(_PAUSE_S)
             return
         self._closed_since.pop(partition, None)
+        self._after_commit.without_scripts.discard(partition)
         if isinstance(result, StaysClosed):
             log.error("stays closed", partition=partition, why=result.reason)
         else:

@@ -96,7 +96,7 @@ def test_every_setting_is_one() -> None:
         "entries do not follow the record",
         "epoch decided",
         "event loaded",
-        "nobody tells of watermarks, they are looked at",
+        "step fails",
         "Not on record yet; its Location tells when it is",
         "role down",
         "role up",

@@ -299,3 +299,20 @@ class TestRights:
             assert await position(sold, "d") == ("waiting", 2)
             await all_is_recorded(sold, settings, record)
         assert await record.fetchval("SELECT count(*) FROM journal WHERE kind = 'left'") == 1
+
+
+async def test_a_writer_without_its_scripts_asks_for_a_handshake(
+    settings: Settings, valkey: Client, record: Record
+) -> None:
+    """Its watermark cannot be raised: another release serves, or Redis has forgotten them."""
+    async with Worker(settings) as engine:
+        await begun(engine)
+    await valkey.script_flush()
+    async with writing(settings):
+
+        async def raised() -> bool:
+            epoch, seq, recorded = await valkey.hmget(META, "epoch", "seq", "recorded")
+            return bool(epoch == "2" and seq == recorded)
+
+        await eventually(raised)
+    assert await record.fetchval("SELECT verdict FROM epochs WHERE epoch = 2") == "continue"
