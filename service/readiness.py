@@ -80,7 +80,7 @@ class Readiness:
         while True:
             began = asyncio.get_running_loop().time()
             if self._is_known(partition, began):
-                await asyncio.sleep(_EVERY_S)
+                await asyncio.sleep(partition.booked_at + _EVERY_S - began)
                 continue
             try:
                 last, recorded = await partition.probe(self._unrecorded_max, began + _WITHIN_S)

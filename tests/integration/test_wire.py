@@ -448,13 +448,15 @@ async def test_a_server_that_takes_no_changes_is_asked_for_anew(
     async with served(socket, serve) as wire:
         changing = asyncio.create_task(wire.call("SET", "k", "v"))
         reading = asyncio.create_task(wire.call("GET", "k"))
-        with pytest.raises(NotExecuted) as caught:
-            await changing
-        assert caught.value.reason
-        with pytest.raises(NotExecuted):
-            await wire.call("SET", "k", "v")
-        assert connections == 2
-        go_on.set()
+        try:
+            with pytest.raises(NotExecuted) as caught:
+                await changing
+            assert caught.value.reason
+            with pytest.raises(NotExecuted):
+                await wire.call("SET", "k", "v")
+            assert connections == 2
+        finally:
+            go_on.set()
         assert await reading == "read"
 
 
