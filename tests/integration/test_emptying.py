@@ -73,18 +73,18 @@ async def test_a_partition_without_a_whole_index_is_found_by_a_scan(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that was written before there was an index; the session is asked at each step."""
-    await with_events(handshake, valkey, 20)
+    await with_events(handshake, valkey, 1)
     monkeypatch.setattr(redis_store, "_SCANNED", 100)
     await valkey.mset({f"foreign:{i}": "x" for i in range(FOREIGN)})
     if meddled == "incomplete":
-        await valkey.srem(events_key(0), "complete", "7")
+        await valkey.srem(events_key(0), "complete", "1")
     else:
         await valkey.delete(events_key(0))
     if meddled == "another type":
         await valkey.set(events_key(0), "meddled")
     asked[:] = []
     assert (await handshake.run(order=REBUILD)).how == "rebuild"  # type: ignore[union-attr]
-    assert len(asked) >= FOREIGN // 200
+    assert len(asked) >= FOREIGN // 120  # more than the removals of four keys alone
     assert set(await valkey.keys("{p00}:*")) == {META, OUTBOX, events_key(0)}
 
 

@@ -25,6 +25,9 @@ class Failing:
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
+    async def meta(self, *_: object) -> None:
+        self._say()
+
     async def raise_watermark(self, *_: object) -> bool:
         self._say()
         return True
