@@ -23,6 +23,7 @@ _NO_SUCH_DATABASE = "(3D000)"
 _DATABASE_EXISTS = ("(42P04)", "pg_database_datname_index")
 """The second is what a creation says that waited for another's: 23505, with the index's name."""
 
+_NO_SCHEMA = "(3F000)"
 _TEMPLATE_IN_USE = "(55006)"
 _CREATE_S = 30.0
 _CREATE_AGAIN_S = 0.1
@@ -99,7 +100,10 @@ async def _dbmate(
     argv = (str(_binary()), *common, "--migrations-dir", str(sql), *arguments)
     code, out, err = await run_to_end(argv, env)
     if code != 0:
-        raise MigrationError(_without_secrets(_reason(err, code), url))
+        reason = _without_secrets(_reason(err, code), url)
+        if _NO_SCHEMA in reason:
+            reason += "; no schema in the search_path of this user and database exists"
+        raise MigrationError(reason)
     return out
 
 

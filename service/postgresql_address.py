@@ -105,7 +105,8 @@ class PostgresqlAddress:
             **self.options,
         }
         # Without a password the driver would look for one in ~/.pgpass; asyncpg is kept from it.
-        query |= {} if self.password else {"passfile": os.devnull}
+        # A file that cannot be there: it warns of one that others may read, as /dev/null.
+        query |= {} if self.password else {"passfile": f"{os.devnull}/none"}
         who = quote(self.user, safe="") + (
             f":{quote(self.password, safe='')}" * bool(self.password)
         )

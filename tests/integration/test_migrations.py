@@ -15,6 +15,7 @@ from service.migrations import (
     migration_status,
     new_migration,
 )
+from service.probes import applied_migrations
 from service.resources import sql_directory
 from service.rundir import RunDirectory
 from tests.servers import Servers
@@ -53,6 +54,28 @@ async def test_up_makes_the_database_and_applies_all(url: str, sql: Path) -> Non
     assert "Applied: 20260102000000_second.sql" in await migrate_up(url, sql)
     assert await tables(url) == {"first", "second"}
     assert await migrate_up(url, sql) == ""
+
+
+@pytest.mark.asyncio
+async def test_the_search_path_of_a_database_is_the_same_for_both(url: str, sql: Path) -> None:
+    """Where its schema is missing that is the whole message; where it is there, all goes there."""
+    await migrate_up(url, sql)
+    await migrate_down(url, sql)
+    connection = await asyncpg.connect(url)
+    await connection.execute("DROP TABLE schema_migrations, first")
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f'ALTER DATABASE "{name}" SET search_path = tickets')
+    with pytest.raises(MigrationError) as failure:
+        await migrate_up(url, sql)
+    assert str(failure.value).endswith(
+        "no schema in the search_path of this user and database exists"
+    )
+    assert "WARNING" not in str(failure.value)
+    await connection.execute("CREATE SCHEMA tickets")
+    await migrate_up(url, sql)
+    assert migrations.missing(await applied_migrations(url), sql) == []
+    assert await tables(url) == set()
+    await connection.close()
 
 
 @pytest.mark.asyncio
