@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import asyncpg
 from redis.exceptions import RedisError
 
 from loadtests.answers import Answers, Sale, UnreadableAnswersError, read_answers
@@ -26,6 +25,7 @@ from loadtests.stores import CannotTellError, Record, check_record
 from service.browser import Browser
 from service.errors import ConfigurationError
 from service.ledger import UNAVAILABLE
+from service.postgresql_client import connect
 from service.reconciler import UnknownEventError, reconcile
 from service.redis_store import RedisStore
 from service.rundir import RunDirectory
@@ -84,7 +84,7 @@ async def verify(answers: Answers, *, patience_s: float) -> tuple[list[Check], s
     # First, because it brings an event into Redis that was rebuilt since.
     answered = await _status(sale)
     redis = RedisStore(redis_url)
-    connection = await asyncpg.connect(postgresql_url, timeout=5.0, command_timeout=120.0)
+    connection = await connect(postgresql_url, timeout=5.0, command_timeout=120.0)
     try:
         record = Record(connection)
         await record.await_all(redis, sale.event, patience_s=patience_s)
