@@ -35,7 +35,7 @@ CROWD_HOST := $(if $(HOST)$(CROWD_PORT),--host http://$(or $(HOST),127.0.0.1):$(
 CROWD := --people $(PEOPLE) --tickets $(TICKETS) --cancel $(CANCEL) $(if $(PREFER),--prefer $(PREFER)) $(CROWD_HOST)
 
 .DEFAULT_GOAL := help
-.PHONY: docs help run demo test test-servers restores mutants torture check bench bench-growth loadtest lock clean
+.PHONY: docs help run demo test test-servers restores examples mutants torture check bench bench-growth loadtest lock clean
 .DELETE_ON_ERROR:
 
 help: ## Show this list
@@ -68,6 +68,10 @@ test-servers: .venv/.dev ## Run what needs stores on REDIS_SERVER and POSTGRESQL
 # `make test` has one point of each; a seed repeats what was done to a sale, and when.
 restores: .venv/.dev ## Put stores back at POINTS random points of a sale (20), or at one SEED
 	ONSALE_TEST_POINTS=$(or $(POINTS),20) ONSALE_TEST_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/restores
+
+# `make test` tries a fifth of them.
+examples: .venv/.dev ## Try all examples of bodies, media types and batches at random (1 min)
+	ONSALE_TEST_EXAMPLES=25000 $(BIN)/pytest -n $(JOBS) tests/http/test_any_bytes.py tests/lua/test_cancel.py
 
 # Each on a Valkey and a PostgreSQL of its own; too many at once, and slowness looks like a catch.
 mutants: JOBS := 2

@@ -12,6 +12,7 @@ from service.bodies import problem_answer, read_body
 from service.errors import Problem
 from service.models import BookRequest, CancelRequest, InitializeRequest
 from service.models import Request as RequestModel
+from tests.examples import examples
 from tests.http.conftest import Service
 
 REFUSALS = {"invalid_json", "invalid_request", "body_too_large", "unsupported_media_type"}
@@ -63,7 +64,7 @@ async def parse(model: type[RequestModel], body: bytes, media_type: str) -> Requ
         return problem.code
 
 
-@settings(max_examples=2_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(2_000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(model=st.sampled_from(MODELS), body=bodies | mutated())
 async def test_any_body_is_taken_or_refused(model: type[RequestModel], body: bytes) -> None:
     """Reading a body ends in a valid request or in one of its refusals; nothing else is raised."""
@@ -83,7 +84,7 @@ async def test_any_body_is_taken_or_refused(model: type[RequestModel], body: byt
             value.encode()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(media_type=st.text(st.characters(codec="latin-1")), body=st.sampled_from(SEEDS))
 async def test_any_media_type_is_taken_or_refused(media_type: str, body: bytes) -> None:
     """A content type, however odd, is JSON or `unsupported_media_type`."""

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.keys import event_keys
+from tests.examples import examples
 from tests.lua.harness import Backend, Item, Partition, outcomes
 
 BATCH = 256
@@ -235,7 +236,9 @@ users_of_all = st.sampled_from("abcdefgh")
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     before=st.lists(st.tuples(scripts, st.sampled_from((1, 1, 2)), users_of_all), max_size=25),
