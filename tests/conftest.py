@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,23 @@ else:
 _databases = itertools.count(1)
 
 
+class SessionFixtures:
+    """A plugin, since pytest calls no hook of this file for a fixture of the session."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(
+        self, fixturedef: pytest.FixtureDef[Any]
+    ) -> Generator[None, object, object]:
+        """Know the processes that a fixture of the session starts, whichever test asks first."""
+        if fixturedef.scope != "session":
+            return (yield)
+        with process_state.for_the_run():
+            return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Put the temporary directories of a run into memory, where there is enough of it."""
+    config.pluginmanager.register(SessionFixtures())
     if not hasattr(config, "workerinput") and config.option.basetemp is None:
         config.option.basetemp = memory.directory()
 
@@ -75,7 +90,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     try:
         running.start()
         running.migrate(running.postgresql_url)
-        process_state.FOR_THE_RUN.update(str(running.pid(name)) for name in running.prefix)
         yield running
     finally:
         running.stop()

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,8 +67,20 @@ def snapshot() -> Snapshot:
             for thread in threading.enumerate()
             if not thread.daemon and not thread.name.startswith(("asyncio_", "ThreadPool"))
         ),
-        "child processes": frozenset(_CHILDREN.read_text().split()),
+        "child processes": _children(),
     }
+
+
+@contextmanager
+def for_the_run() -> Iterator[None]:
+    """Take the child processes that are started in it for ones of the whole run."""
+    before = _children()
+    yield
+    FOR_THE_RUN.update(_children() - before)
+
+
+def _children() -> frozenset[str]:
+    return frozenset(_CHILDREN.read_text().split())
 
 
 def differences(before: Snapshot, after: Snapshot) -> list[str]:
@@ -80,7 +93,10 @@ def differences(before: Snapshot, after: Snapshot) -> list[str]:
     for name, was in before.items():
         now = after.get(name, _ABSENT)
         if name in {"threads", "child processes"}:
-            if left := now - was - FOR_THE_RUN:
+            left = now - was - FOR_THE_RUN
+            if name == "child processes":
+                left = _still_running(left)
+            if left:
                 found.append(f"{name}: {', '.join(sorted(left))} still run")
         elif isinstance(was, _Held) and isinstance(now, _Held):
             found += [f"{name}.{changed} was replaced" for changed in sorted(was.differing(now))]
@@ -103,9 +119,27 @@ def left_as_found(what: str) -> Iterator[None]:
     assert not left, f"{what} leaves behind: {'; '.join(left)}"
 
 
+_ENDS_S = 3.0
 _ABSENT = object()
 _GLOBAL, _LOGGER, _BOUND = "global ", "logger ", "bound logger of "
 _MAY_COME = (_GLOBAL, _LOGGER, _BOUND)
+
+
+def _still_running(pids: frozenset[str]) -> frozenset[str]:
+    """Return those that have not ended a while later: a killed one may take a moment to end."""
+    until = time.monotonic() + _ENDS_S
+    while (left := frozenset(filter(_runs, pids))) and time.monotonic() < until:
+        time.sleep(0.01)
+    return left
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process is there and has not ended, collected by its parent or not."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def _short(value: object) -> str:

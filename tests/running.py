@@ -74,6 +74,12 @@ class Running:
         assert isinstance(found, dict)
         return found
 
+    @property
+    def parent_pid(self) -> int:
+        """The process id of `onsale up` itself, which is running."""
+        assert self._process is not None
+        return self._process.pid
+
     def pid(self, role: str) -> int:
         """Return a role's process id, 0 while there is none."""
         path = self.data / "run" / f"{role}.pid"

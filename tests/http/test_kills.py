@@ -11,6 +11,7 @@ import redis.asyncio
 from redis import RedisError
 
 from service.keys import partition_keys
+from tests import process_state
 from tests.conftest import Client as RedisClient
 from tests.conftest import Record
 from tests.crowd import Answer, Client, connected
@@ -89,6 +90,8 @@ async def test_what_a_kill_of_the_parent_leaves_is_replaced(
     async def kill() -> None:
         await asyncio.to_thread(running.kill_everything, [r for r in ROLES if r not in left])
         await asyncio.to_thread(running.start, port)
+        # The fixture of the module stops this one in place of the first.
+        process_state.FOR_THE_RUN.add(str(running.parent_pid))
 
     await _sell_while(running, kill, f"parent{len(left)}", kills=1)
 

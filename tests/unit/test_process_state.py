@@ -18,6 +18,7 @@ import pytest
 import structlog
 
 from service import assurance, keys, logs
+from tests import process_state
 from tests.process_state import left_as_found
 
 log = structlog.stdlib.get_logger("onsale.test")
@@ -186,3 +187,20 @@ def test_every_test_is_checked(request: pytest.FixtureRequest) -> None:
     """Both checks are in effect where a test asks for nothing."""
     checks: set[Any] = {"state_of_the_test", "state_of_the_module"}
     assert checks <= set(request.fixturenames)
+
+
+def test_a_process_that_ends_or_serves_the_run_is_not_named() -> None:
+    """One that was killed and is not collected yet, and one of a fixture of the session."""
+    with left_as_found("a test"):
+        killed = subprocess.Popen(["sleep", "60"])
+        killed.kill()
+    killed.wait()
+    lasting = None
+    try:
+        with left_as_found("a test"), process_state.for_the_run():
+            lasting = subprocess.Popen(["sleep", "60"])
+    finally:
+        assert lasting is not None
+        lasting.kill()
+        lasting.wait()
+        process_state.FOR_THE_RUN.discard(str(lasting.pid))
