@@ -6,6 +6,7 @@ nothing that follows is read. Bounds hold for each request, however it is cut in
 the parser has not told yet is counted in segments.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,17 +31,26 @@ from service.patience import NEVER, READ_S, Patience
 from service.prefix import stripped
 
 PIECE_BYTES = HEADER_BYTES_MAX
-"""What the parser is fed at once. Requests that a client has sent ahead wait as bytes, not parsed:
-as objects they take a hundred times the room."""
+"""The most that the parser is fed at once."""
+
+BLIND_BYTES = 128
+"""What the parser is fed of a body whose end is not known: at most seven requests begin in it."""
+
+WRITE_BUFFER_BYTES_MAX = 16 << 10
+"""Answers that a client has not taken yet, beyond what the kernel holds: then reading stops."""
 
 _NONE, _HEAD, _BODY = range(3)
 
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*\r\n")
+
 
 class _RefusedError(Exception):
-    """Stops the parser; the code says why."""
+    """Stops the parser; `_flaw` says why.
 
-    def __init__(self, code: str) -> None:
-        self.code = code
+    The parser raises an error of its own instead, whose context is another where this happens
+    while an exception is handled.
+    """
 
 
 class _Flow(FlowControl):
@@ -74,8 +84,11 @@ class Http1(HttpToolsProtocol):
         self._part = _NONE
         self._offered = False
         self._refused = False
-        self._last = ""
-        self._ahead = memoryview(b"")
+        self._last = self._flaw = ""
+        # Bytes that wait for their turn, from the place `_ahead_at` on; and how many bytes of the
+        # body that is read are still to come, as far as that is known.
+        self._ahead = b""
+        self._ahead_at = self._body_left = 0
         # Of the segment that is read, of those with a part of this head, and of the first of them.
         self._segment = self._segments = self._first = 0
 
@@ -84,13 +97,14 @@ class Http1(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for a request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         self.flow = _Flow(self)
         self._patience = Patience(transport, self._out_of_patience, self.loop, self.read_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         self._patience.end()
-        self._ahead = memoryview(b"")
+        self._forget_ahead()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -109,13 +123,26 @@ class Http1(HttpToolsProtocol):
         return bool(self.pipeline or self._ahead)
 
     def data_received(self, data: bytes) -> None:
-        """Read a segment, or as much of it as can be begun now."""
+        """Read a segment, as far as its turn has come.
+
+        One request is read at a time, and the next when that has its answer: requests that a client
+        has sent ahead wait as bytes. As objects they take a hundred times the room, and none of
+        them would be for the hot path.
+        """
         if self._refused:
             return
-        if len(data) <= PIECE_BYTES and not self._ahead:
+        if self._ahead:
+            self._ahead = self._ahead[self._ahead_at :] + data
+            self._ahead_at = 0
+            self._read_ahead()
+        elif (
+            len(data) <= PIECE_BYTES
+            and data.count(_HEAD_END) < 2
+            and (self._part == _BODY or not self._owes)
+        ):
             self._read(data)
         else:
-            self._ahead = memoryview(bytes(self._ahead) + data if self._ahead else data)
+            self._ahead = data
             self._read_ahead()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's never keeps open
@@ -134,11 +161,46 @@ class Http1(HttpToolsProtocol):
         return True
 
     def _read_ahead(self) -> None:
-        while self._ahead and not self.pipeline and not self._refused:
-            piece, self._ahead = self._ahead[:PIECE_BYTES], self._ahead[PIECE_BYTES:]
+        while (
+            self._ahead
+            and not self.pipeline
+            and not self._refused
+            and (self._part == _BODY or not self._owes)
+        ):
+            start = self._ahead_at
+            end = start + self._piece_bytes()
+            piece = self._ahead[start:end]
+            if end < len(self._ahead):
+                self._ahead_at = end
+            else:
+                self._forget_ahead()
             self._read(piece)
         if self._ahead:
             self.flow.pause_reading()
+
+    def _piece_bytes(self) -> int:
+        """Return how much of what waits is read now: to the end of one request, at the most.
+
+        Where that is, is found without the parser. A wrong guess would change when something is
+        read, never as what: framing is the parser's alone.
+        """
+        ahead, start = self._ahead, self._ahead_at
+        there = len(ahead) - start
+        if self._part == _BODY:
+            known = min(self._body_left, there)
+            self._body_left -= known
+            return known or min(BLIND_BYTES, there)
+        end = ahead.find(_HEAD_END, start)
+        if end < 0:
+            return min(PIECE_BYTES, there)
+        head = end + len(_HEAD_END) - start
+        length = _LENGTH.search(ahead, start, end + len(_HEAD_END)) if not self._part else None
+        body = int(length[1]) if length else 0
+        self._body_left = max(0, head + body - there)
+        return min(head + body, there)
+
+    def _forget_ahead(self) -> None:
+        self._ahead, self._ahead_at = b"", 0
 
     def _read(self, data: bytes | memoryview) -> None:
         self._segment = len(data)
@@ -148,9 +210,8 @@ class Http1(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 self._read_behind(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            stopped = error.__context__
-            self._refuse(stopped.code if isinstance(stopped, _RefusedError) else "invalid_http")
+        except httptools.HttpParserError:
+            self._refuse(self._flaw or "invalid_http")
             return
         if self._segments - self._first > HEAD_BYTES_MAX:
             self._refuse("head_too_large")
@@ -189,7 +250,8 @@ class Http1(HttpToolsProtocol):
         """Take a part of the address."""
         super().on_url(url)
         if len(self.url) > URL_BYTES_MAX:
-            raise _RefusedError("uri_too_long")
+            self._flaw = "uri_too_long"
+            raise _RefusedError
 
     def on_headers_complete(self) -> None:
         """Judge the head before the application is told of it."""
@@ -198,7 +260,8 @@ class Http1(HttpToolsProtocol):
         if not code and self._segments > HEADER_BYTES_MAX:
             code = "head_too_large" if header_bytes(headers) > HEADER_BYTES_MAX else ""
         if code:
-            raise _RefusedError(code)
+            self._flaw = code
+            raise _RefusedError
         if self.root:
             self.url = stripped(self.url, self.root.encode())
         self._begin_request()
@@ -232,9 +295,42 @@ class Http1(HttpToolsProtocol):
 
     def _begin_request(self) -> None:
         """Have the application begin with a request, or let it wait for its turn."""
-        super().on_headers_complete()
+        parser = self.parser
+        if parser.get_http_version() == "1.0" and parser.should_keep_alive():
+            self._begin_kept_alive()
+        else:
+            super().on_headers_complete()
         if self.draining.begun:
             self.cycle.keep_alive = False
+
+    def _begin_kept_alive(self) -> None:
+        """Begin a request of HTTP/1.0 that asks for the connection to be kept (`ab -k`).
+
+        uvicorn keeps none of these. Such a client has to be told, and an answer without a length
+        ends with its connection.
+        """
+        app = self.app
+
+        async def answering(scope: Any, receive: Any, send: Any) -> None:
+            async def told(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    names = {name.lower() for name, _ in message["headers"]}
+                    if b"content-length" not in names and message["status"] != 304:
+                        cycle.keep_alive = False
+                    elif cycle.keep_alive and b"connection" not in names:
+                        kept = (b"connection", b"keep-alive")
+                        message = {**message, "headers": [*message["headers"], kept]}
+                await send(message)
+
+            await app(scope, receive, told)
+
+        self.app = answering
+        try:
+            super().on_headers_complete()
+        finally:
+            self.app = app
+        cycle = self.cycle
+        cycle.keep_alive = True
 
     # What becomes of a request.
 
@@ -274,7 +370,7 @@ class Http1(HttpToolsProtocol):
     def _refuse(self, code: str) -> None:
         """Answer with a problem in its turn, close, and read nothing more."""
         self._refused = True
-        self._ahead = memoryview(b"")
+        self._forget_ahead()
         self._patience.until = NEVER
         others_wait = self._owes
         if self._part == _BODY and self.pipeline:

@@ -17,6 +17,9 @@ from service.health import ask
 log = structlog.stdlib.get_logger("onsale")
 
 BACKLOG = 2048
+RECEIVE_BUFFER_BYTES = 32 << 10
+"""What the kernel takes of a connection before it is read; Linux doubles it for its own use."""
+
 _FILES_USUAL = 10_200
 """Open files, of the system's hard limit, for ten thousand connections and all else."""
 
@@ -34,7 +37,7 @@ def bind(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             msg = f"PORT={port} is in use on {host}; stop what listens there, or set another PORT"
@@ -44,6 +47,10 @@ def bind(host: str, port: int) -> socket.socket:
             reason = os.strerror(error.errno or 0) if looked_up else error.strerror
             msg = f"HOST={host} PORT={port} cannot be listened on: {reason}"
         raise AddressError(msg) from None
+    # Inherited by each connection. uvloop reads up to 250 KB at once, and the process would keep
+    # all of it for a client that takes no answer.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    return listener
 
 
 def inherited(descriptor: int) -> socket.socket:

@@ -54,6 +54,9 @@ class Wire(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return self.untaken
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self.limits = (high, low)
+
     def is_closing(self) -> bool:
         return self.closing
 

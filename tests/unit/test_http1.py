@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service.heads import FIELDS_MAX, HEAD_BYTES_MAX, HEADER_BYTES_MAX, URL_BYTES_MAX
-from service.http1 import PIECE_BYTES
+from service.http1 import BLIND_BYTES
 from tests.unit.connection import EARLY, Line
 
 HOST = b"Host: localhost\r\n"
@@ -163,12 +163,33 @@ async def test_a_body_is_what_was_sent(body: bytes, size: int) -> None:
 
 
 async def test_requests_sent_ahead_wait_as_bytes() -> None:
-    """Of 10,000 requests in one segment few are parsed before their turn; all are answered."""
+    """Of 10,000 requests in one segment one is parsed at a time; all are answered."""
     line = Line()
     await line.send([b"".join(GET % n for n in range(10_000))])
-    assert line.queued_max <= PIECE_BYTES // len(GET)
+    assert line.queued_max == 0
     assert [a.path for a in line.asked] == [f"/{n}" for n in range(10_000)]
     assert line.statuses == [200] * 10_000
+    await line.hang_up()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 97, 1 << 20])
+async def test_requests_of_all_framings_are_read_one_by_one(size: int) -> None:
+    """With a length, in chunks, without a body, behind blank lines: each is read in its turn.
+
+    Where the end of a body is not known beforehand, few requests are read with it.
+    """
+    line = Line()
+    body = b'{"a": "\r\n\r\n"}'
+    length, chunks = (
+        b"Content-Length: %d\r\n\r\n" % len(body),
+        b"Transfer-Encoding: chunked\r\n\r\n",
+    )
+    each = [POST + length + body, POST + chunks + b"d\r\n" + body + b"\r\n0\r\n\r\n", GET % 0]
+    assert len(body) == 0xD
+    await line.send(cut(b"".join(each) * 50 + b"\r\n\r\n" + GET % 1, size))
+    assert [a.body for a in line.asked] == [body, body, b""] * 50 + [b""]
+    assert line.queued_max <= BLIND_BYTES // len(GET)
+    assert line.statuses == [200] * 151
     await line.hang_up()
 
 
