@@ -28,8 +28,9 @@
 -- RETURNS OK, epoch, seq, clock, -, then for each item three words: outcome, seq, created_at
 --   OPENED         seq of the opening, its time in microseconds
 --   RECORD_BEHIND  0, 0; too many changes are not on record
---   EXISTS         0, 0; Redis knows this id, or is loading it, or it is not above all that were
---                  opened before this epoch, of which Redis may know no more: the caller draws another
+--   EXISTS         the greatest id that was ever opened here, 0; Redis knows this id, or is loading
+--                  it, or it is not above all that were opened before this epoch, of which Redis
+--                  may know no more: the caller draws another, above that id
 -- ERRORS UNINIT FENCED STALE_CALL LATE, each with epoch, seq, clock, reason
 --   `DAMAGED <why>` is an error reply: a write after the entry failed, and the partition is closed
 -- @include fence
@@ -63,7 +64,7 @@ for at = 7 + event_count, #ARGV, 4 do
   local outcome, change_seq, created_at = '', '0', '0'
   local id = tonumber(ARGV[6 + place])
   if taken[event_key] or id <= used or redis.call('EXISTS', event_key) == 1 then
-    outcome = 'EXISTS'
+    outcome, change_seq = 'EXISTS', text(math.max(newest, used))
   elseif seq - recorded >= unrecorded_max then
     outcome = 'RECORD_BEHIND'
   else

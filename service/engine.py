@@ -25,6 +25,7 @@ from service.results import (
     Booking,
     Cancellation,
     EventState,
+    IdTaken,
     Missed,
     OpenedEvent,
     Reached,
@@ -213,17 +214,20 @@ class Engine:
         if self.admission.refuses(BOOK):
             raise Problem("overloaded")
         deadline, awaited = self.deadline(), self.awaits(prefer)
-        for _ in range(_DRAWS_MAX):
+        above = 0
+        # Each partition may know of greater ids than those before.
+        for _ in range(len(self._partitions) + _DRAWS_MAX):
             try:
                 async with asyncio.timeout(self._deadline_s), self._ledgers.acquire() as ledger:
-                    event_id = await ledger.draw_event(name, capacity)
+                    event_id = await ledger.draw_event(name, capacity, above)
             except UNAVAILABLE as error:
                 raise Problem("unavailable") from error
             lanes = self._lanes[partition_of(event_id, len(self._lanes))]
             submit = partial(lanes.open.submit, (event_id, name, capacity, awaited))
             opened = await answered(submit)
-            if opened is not None:
+            if not isinstance(opened, IdTaken):
                 return await self._given(event_id, opened, deadline, awaited=awaited)
+            above = max(above, opened.newest)
         raise Problem("unavailable", "No id was free.")
 
     def _for(self, kind: int, event_id: int) -> Lanes:

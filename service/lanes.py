@@ -22,6 +22,7 @@ from service.results import (
     Booking,
     Cancellation,
     EventState,
+    IdTaken,
     Missed,
     OpenedEvent,
     UserState,
@@ -101,7 +102,7 @@ class Lanes:
         self.read: Batcher[tuple[int, str], tuple[EventState, UserState | None] | Missed] = (
             self._lane("read", self._read, bounds)
         )
-        self.open: Batcher[tuple[int, str, int, bool], OpenedEvent | None] = self._lane(
+        self.open: Batcher[tuple[int, str, int, bool], OpenedEvent | IdTaken] = self._lane(
             "open_event", self._open, bounds
         )
 
@@ -213,7 +214,7 @@ class Lanes:
 
     async def _open(
         self, items: list[tuple[int, str, int, bool]], deadline: float
-    ) -> list[OpenedEvent | Problem | None]:
+    ) -> list[OpenedEvent | Problem | IdTaken]:
         keys: list[str] = [*self._partition.keys]
         ids: list[str | int] = []
         arguments: list[str | int] = []
@@ -227,7 +228,7 @@ class Lanes:
         arguments = [*head, len(ids), *ids, *arguments]
         reply = await self._partition.change("open_event", keys, arguments, deadline)
         self._count("open_event", reply.words[::3])
-        results: list[OpenedEvent | Problem | None] = []
+        results: list[OpenedEvent | Problem | IdTaken] = []
         for (event_id, name, capacity, _), words in zip(
             items, _stride(reply.words, 3), strict=True
         ):
@@ -237,8 +238,10 @@ class Lanes:
                 results.append(
                     OpenedEvent(event_id, name, capacity, capacity, 0, created, created, at)
                 )
+            elif outcome == "EXISTS":
+                results.append(IdTaken(int(seq)))
             else:
-                results.append(Problem("record_behind") if outcome == "RECORD_BEHIND" else None)
+                results.append(Problem("record_behind"))
         return results
 
     def _count(self, operation: str, outcomes: Sequence[str]) -> None:

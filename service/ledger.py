@@ -20,6 +20,7 @@ from service.event_record import EventRecord
 from service.inspection import inspect_postgresql
 from service.letters import Letters
 from service.lineage import NOWHERE, Epoch, Lineage, Position
+from service.projection import raise_event_ids
 from service.record import Application, Cursor
 from service.sessions import (
     POOL_COMMAND_S,
@@ -175,12 +176,14 @@ class Ledger:
             for row in rows
         }
 
-    async def draw_event(self, name: str, capacity: int) -> int:
-        """Put a new event on record as `opening`, and return its id.
+    async def draw_event(self, name: str, capacity: int, above: int = 0) -> int:
+        """Put a new event on record as `opening`, and return its id, which is greater than `above`.
 
-        One that an event has already is passed over: of two partitions that are brought forward at
-        once the later may set the ids back behind those of the other.
+        A record that was put back, or two partitions that are brought forward at once, may have set
+        the ids back behind those of events that are there: then the next is above all of them.
         """
+        if above:
+            await raise_event_ids(self._connection, above)
         while True:
             drawn = await self._connection.fetchval(
                 "INSERT INTO events (name, capacity) VALUES ($1, $2)"
@@ -190,6 +193,8 @@ class Ledger:
             )
             if drawn is not None:
                 return int(drawn)
+            newest = await self._connection.fetchval("SELECT max(id) FROM events")
+            await raise_event_ids(self._connection, newest)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Self]:

@@ -68,19 +68,7 @@ class Projection:
             )
 
         if opened:
-            await self._raise_event_ids(max(change.event_id or 0 for change in opened))
-
-    async def _raise_event_ids(self, highest: int) -> None:
-        """Have no id drawn that an event has already: a restored record forgets what it drew.
-
-        Not undone by a rollback: an id that is left out does no harm. Nor does one that another
-        partition has raised in between, and this sets back: who draws it passes it over.
-        """
-        await self._connection.execute(
-            "SELECT setval('events_id_seq', $1) FROM events_id_seq"
-            " WHERE last_value < $1 OR (last_value = $1 AND NOT is_called)",
-            highest,
-        )
+            await raise_event_ids(self._connection, max(change.event_id or 0 for change in opened))
 
     async def _users(self, changes: Sequence[Change], rows: UserRows) -> None:
         """Keep each user's last state (one may change several times in a batch), and the counters.
@@ -117,3 +105,18 @@ class Projection:
             user = (change.event_id, change.user_id)
             held[user] = kept(held.get(user, ""), keyed, change.seq)
         return held
+
+
+async def raise_event_ids(
+    connection: "asyncpg.Connection | PoolConnectionProxy", highest: int
+) -> None:
+    """Have no id drawn that an event has already: a restored record forgets what it drew.
+
+    Not undone by a rollback: an id that is left out does no harm. Nor does one that another
+    partition has raised in between, and this sets back: the next draw raises it again.
+    """
+    await connection.execute(
+        "SELECT setval('events_id_seq', $1) FROM events_id_seq"
+        " WHERE last_value < $1 OR (last_value = $1 AND NOT is_called)",
+        highest,
+    )

@@ -82,6 +82,13 @@ class EventState:
 
 
 @dataclass(frozen=True, slots=True)
+class IdTaken:
+    """The id that was drawn is not free; one above `newest` is, as far as the partition knows."""
+
+    newest: int
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedEvent(EventState):
     """An event as it was opened, by the change `at`."""
 

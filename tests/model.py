@@ -95,7 +95,7 @@ class PartitionModel:
     def open(self, event_id: int, capacity: int, most: int = UNBOUNDED) -> Answer:
         """Open an event, unless its id is taken or used up; `most` changes may be unrecorded."""
         if event_id in self.events or event_id <= self.used:
-            return Answer("EXISTS", 0, 0)
+            return Answer("EXISTS", max(self.newest, self.used), 0)
         if self._behind(most):
             return Answer("RECORD_BEHIND", 0, 0)
         self.events[event_id] = Event(capacity)

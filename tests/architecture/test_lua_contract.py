@@ -23,7 +23,6 @@ FLAGS = {
 """All others are refused while memory is full, before their first line."""
 
 UNSPELT = {
-    "EXISTS": "the engine draws another id unless it is OPENED",
     "FOUND": "its lane reads the words unless it is NO_EVENT",
     "UNINIT": "whatever else is not OK asks for a handshake",
     "CHANGED": "a step that did not say its word was not done",

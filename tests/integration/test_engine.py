@@ -14,7 +14,7 @@ from service.errors import Problem
 from service.event_record import EventRecord
 from service.handshake import Handshake, Opened
 from service.handshakes import make_handshakes
-from service.keys import event_keys, partition_keys
+from service.keys import event_keys, events_key, partition_keys
 from service.lineage import Position
 from service.orders import Order
 from service.partition import Partition
@@ -274,6 +274,19 @@ class TestEvents:
                 await ask
             assert caught.value.code == "event_not_found"
 
+    async def test_ids_that_the_record_forgot_are_passed_over_at_once(
+        self, engine: Engine, record: Record
+    ) -> None:
+        """A record that was put back draws ids again, of which Redis and it know events."""
+        newest = [(await engine.initialize("Event Name", 5)).event_id for _ in range(30)][-1]
+        for on_record in (True, False):
+            await record.execute("SELECT setval('events_id_seq', 1)")
+            if not on_record:
+                await record.execute("DELETE FROM events")
+            event = await engine.initialize("Event Name", 5)
+            assert event.event_id > newest
+            newest = event.event_id
+
     @pytest.mark.usefixtures("writer")
     async def test_an_event_that_was_drawn_and_never_opened_is_none(
         self, engine: Engine, record: Record
@@ -395,7 +408,7 @@ class TestEvents:
             event = await engine.initialize("Event Name", 2)
             await ready(running)
             partition = running._partitions[0]
-            keys = [partition.keys.meta, *event_keys(0, event.event_id + 1)]
+            keys = [partition.keys.meta, *event_keys(0, event.event_id + 1), events_key(0)]
             deadline = asyncio.get_running_loop().time() + 5
             arguments = ("begin", "token", 1)
             begun = await partition.once("load_event", keys, arguments, deadline, epoch=1)

@@ -39,7 +39,7 @@ def test_an_id_that_is_known_is_refused(partition: Partition) -> None:
     partition.book((1, "a"))
     before = partition.event(1), partition.users(1)
     reply = partition.open_events((1, 9, "Other", "{}"), (2, 9, "Other", "{}"))
-    assert [item[:2] for item in reply.items] == [("EXISTS", "0"), ("OPENED", "4")]
+    assert [item[:2] for item in reply.items] == [("EXISTS", "1"), ("OPENED", "4")]
     assert (partition.event(1), partition.users(1)) == before
 
 
@@ -59,6 +59,7 @@ def test_an_id_of_before_a_rebuild_is_refused(partition: Partition) -> None:
     partition.open(2)
     reply = partition.open_events((7, 9, "Other", "{}"), (5, 9, "Other", "{}"), (8, 9, "New", "{}"))
     assert outcomes(reply) == ["EXISTS", "EXISTS", "OPENED"]
+    assert [item[1] for item in reply.items[:2]] == ["7", "7"]
     assert (partition.event(7), partition.event(5)) == ({}, {})
 
 

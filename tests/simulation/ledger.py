@@ -141,12 +141,12 @@ class SimulatedLedger(Ledger):
     async def position_of(self, partition: int, seq: int) -> Position:
         return (await self.lineages([partition]))[partition].position_of(seq)
 
-    async def draw_event(self, name: str, capacity: int) -> int:
+    async def draw_event(self, name: str, capacity: int, above: int = 0) -> int:
         server = self.link.server
 
         def draw(_: Session) -> int:
             record = server.committed.copy()
-            record.last_event_id += 1
+            record.last_event_id = max(record.last_event_id, above) + 1
             record.events[record.last_event_id] = EventRow("opening", name, capacity)
             server.put(record)
             return record.last_event_id
