@@ -32,14 +32,31 @@ async def read_body(
     Raises Problem: `unsupported_media_type`, `body_too_large`, `invalid_json`, `invalid_request`
     with all invalid fields at once, up to 20.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_types = request.headers.getlist("content-type")
+    if len(media_types) > 1:
+        raise Problem("unsupported_media_type", "There is more than one Content-Type.")
+    media_type = "".join(media_types).partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise Problem("unsupported_media_type")
+    codings = ",".join(request.headers.getlist("content-encoding")).split(",")
+    if any(coding.strip().lower() not in {"", "identity"} for coding in codings):
+        raise Problem("unsupported_media_type", "The body must not have a Content-Encoding.")
     raw = await _bounded(request, bytes_max)
     try:
-        return model.model_validate_json(raw)
+        valid = model.model_validate_json(raw)
     except ValidationError as error:
         raise _invalid(error) from None
+    # The validator takes the last of two fields of one name; another reader takes the first.
+    if repeated := _repeated(raw):
+        found = {"pointer": f"/{_escaped(repeated)}", "detail": "Field occurs more than once"}
+        raise Problem("invalid_request", _sentence(found), errors=[found])
+    return valid
+
+
+def _repeated(raw: bytes) -> str:
+    """Return a name that occurs more than once in a valid body, which is one object of scalars."""
+    names = [name for name, _ in json.loads(raw, object_pairs_hook=list)]
+    return next((name for name in names if names.count(name) > 1), "")
 
 
 async def _bounded(request: Request, bytes_max: int) -> bytes:

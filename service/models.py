@@ -25,11 +25,14 @@ BODY_BYTES_MAX = 4 << 10
 INITIALIZE_BODY_BYTES_MAX = 64 << 10
 
 USER_ID = r"[A-Za-z0-9._~@:+|=-]{1,64}"
-_USER_ID = re.compile(USER_ID)
+UNADDRESSABLE = frozenset({".", ".."})
+"""Texts of these characters that no URL can carry: clients resolve them as steps of a path."""
+
+_USER_ID = re.compile(rf"(?!\.{{1,2}}$){USER_ID}")
 _EVENT_ID = re.compile(r"[1-9][0-9]{0,15}")
 _USER_ID_RULE = (
     "a non-negative integer below 2^53, or a string of 1 to 64 of the characters"
-    " A-Z a-z 0-9 . _ ~ @ : + | = -"
+    " A-Z a-z 0-9 . _ ~ @ : + | = - that is neither . nor .."
 )
 
 
@@ -89,7 +92,9 @@ Total = Annotated[int, Field(ge=1, le=TICKETS_MAX, examples=[100])]
 Quantity = Annotated[int, Field(ge=1, le=1, examples=[1])]
 
 # Of answers alone.
-UserIdText = Annotated[str, Field(pattern=f"^{_USER_ID.pattern}$", examples=["123"])]
+UserIdText = Annotated[
+    str, Field(json_schema_extra={"pattern": f"^{_USER_ID.pattern}$"}, examples=["123"])
+]
 Remaining = Annotated[int, Field(ge=0, le=TICKETS_MAX, examples=[100])]
 Waiting = Annotated[int, Field(ge=0, examples=[0])]
 Place = Annotated[int, Field(ge=1, examples=[1])]

@@ -65,7 +65,7 @@ def snapshot() -> Snapshot:
             # The thread pools of a closed loop and of a library end by themselves.
             thread.name
             for thread in threading.enumerate()
-            if not thread.daemon and not thread.name.startswith(("asyncio_", "ThreadPool"))
+            if not thread.daemon and not thread.name.startswith(("asyncio_", "AnyIO", "ThreadPool"))
         ),
         "child processes": _children(),
     }

@@ -86,13 +86,6 @@ def test_a_body_in_chunks_is_one_body(service: Service, raw: Connection) -> None
     assert raw.serves()
 
 
-def test_the_last_of_duplicated_keys_counts(service: Service, raw: Connection) -> None:
-    """One parser reads a body, once: of two values for a key it takes the last."""
-    event_id = service.open_event()
-    body = b'{"eventId":0,"userId":null,"eventId":%d,"userId":7}' % event_id
-    assert raw.post("/book", body).json()["userId"] == "7"
-
-
 def test_100_continue_is_answered_where_the_body_is_wanted(
     service: Service, raw: Connection
 ) -> None:

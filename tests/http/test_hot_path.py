@@ -206,3 +206,81 @@ def test_many_numbers_are_the_sum_of_each(observe: bool) -> None:
     assert samples["onsale_call_duration_seconds_bucket", "0.0005"] == 2
     assert samples["onsale_call_duration_seconds_bucket", "0.001"] == 3
     assert samples["onsale_call_duration_seconds_sum", ""] == pytest.approx(0.0014)
+
+
+WHOLE = b'{"eventId":%d,"userId":"x"}'
+ODD: dict[str, tuple[tuple[str, ...], bytes]] = {
+    "two media types": ((HOT,), WHOLE),
+    "another media type first": (("Content-Type: text/plain",), WHOLE),
+    "gzip": (("Content-Encoding: gzip",), WHOLE),
+    "identity": (("Content-Encoding: identity",), WHOLE),
+    "two codings": (("Content-Encoding: identity", "Content-Encoding: br"), WHOLE),
+    "two preferences": ((RECORDED, RECORDED), WHOLE),
+    "two keys": (("Idempotency-Key: a", "Idempotency-Key: b"), WHOLE),
+    "a field twice": ((), b'{"eventId":%d,"userId":"x","userId":"y"}'),
+    "an id twice": ((), b'{"eventId":99,"eventId":%d,"userId":"x"}'),
+    "a field twice, once escaped": ((), b'{"eventId":%d,"userId":"x","\\u0075serId":"y"}'),
+    "a colon hidden": ((), b'{"eventId":%d,"userId":"x","userId":"y\\u003a"}'),
+    "a colon": ((), b'{"eventId":%d,"userId":"x:y"}'),
+    "an escape": ((), b'{"eventId":%d,"userId":"\\u0078"}'),
+    "a dot": ((), b'{"eventId":%d,"userId":"."}'),
+    "two dots": ((), b'{"eventId":%d,"userId":".."}'),
+    "three dots": ((), b'{"eventId":%d,"userId":"..."}'),
+    "white space": ((), b' { "eventId" : %d , "userId" : "x" } '),
+    "behind it": ((), WHOLE + b"x"),
+    "a mark of order": ((), b"\xef\xbb\xbf" + WHOLE),
+    "a float": ((), b'{"eventId":%d,"userId":1.0}'),
+    "minus zero": ((), b'{"eventId":%d,"userId":-0}'),
+    "a power": ((), b'{"eventId":%d,"userId":1e0}'),
+    "a large number": ((), b'{"eventId":%d,"userId":9007199254740992}'),
+    "a quantity": ((), b'{"eventId":%d,"userId":"x","quantity":1}'),
+}
+"""More headers, and a body: what is unusual about it, or wrong with it."""
+
+
+@pytest.mark.parametrize("path", ["/book", "/cancel"])
+@pytest.mark.parametrize("name", ODD)
+def test_segments_change_no_answer(service: Service, name: str, path: str) -> None:
+    """In one segment a request is shown to the hot path, in two it is the handlers'.
+
+    So is one of HTTP/1.0, which is kept alive where it asks for that.
+    """
+    headers, body = ODD[name]
+    found = []
+    for way in ("whole", "in two", "HTTP/1.0"):
+        event_id = service.open_event(2)
+        asked = request("POST", path, *headers, HOT, body=body % event_id)
+        with service.connect() as line:
+            if way == "HTTP/1.0":
+                asked = asked.replace(b"HTTP/1.1", b"HTTP/1.0\r\nConnection: keep-alive", 1)
+            if way == "in two":
+                line.send(asked[:-3])
+                line.has_something(0.02)  # a refusal may come before the rest
+                asked = asked[-3:]
+            status, lines, text = told(line.ask(asked))
+            lines = [line for line in lines if line != ("connection", "keep-alive")]
+            found.append((status, lines, text))
+            assert line.serves()
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("name", ["a field twice", "two media types", "gzip", "two dots"])
+def test_what_two_readers_take_differently_is_refused(service: Service, name: str) -> None:
+    """Nothing is booked, and the answer names what is wrong."""
+    headers, body = ODD[name]
+    event_id = service.open_event(1)
+    with service.connect() as line:
+        answer = line.ask(request("POST", "/book", *headers, HOT, body=body % event_id))
+        assert answer.status == (415 if headers else 422)
+        status = line.ask(request("GET", f"/status/{event_id}"), "GET")
+        assert status.json()["remainingTickets"] == 1
+
+
+def test_http_1_0_is_kept_alive_where_it_asks(service: Service) -> None:
+    """On the connection of `ab -k`; without the header the connection ends, as it always did."""
+    kept = b"GET /livez HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+    with service.connect() as line:
+        for asked in (kept, kept.replace(b"/livez", b"/nowhere"), kept):
+            assert line.ask(asked, "GET").headers["connection"] == "keep-alive"
+        assert line.ask(b"GET /livez HTTP/1.0\r\n\r\n", "GET").headers["connection"] == "close"
+        assert line.is_closed()
