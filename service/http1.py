@@ -403,8 +403,3 @@ class Http1(HttpToolsProtocol):
             self.access_logger.info("%s - refused: %s", client, code)
         self.transport.write(self._encoded(code))
         self.transport.close()
-
-
-def http1(noted: Callable[[str], None]) -> type[Http1]:
-    """Return the protocol; `noted` is told the code of each request that it refuses."""
-    return type("Http1", (Http1,), {"noted": staticmethod(noted)})
