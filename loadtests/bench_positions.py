@@ -27,7 +27,7 @@ from typing import Any
 import redis
 
 from service.embedded import EmbeddedValkey
-from service.keys import event_keys, partition_keys
+from service.keys import event_keys, events_key, partition_keys
 from service.lineage import NOWHERE, Position
 from service.redis_store import RedisStore
 from service.rundir import RunDirectory, make_sockets, remove_sockets
@@ -66,7 +66,7 @@ class Event:
 
     def open(self, tickets: int) -> None:
         """Open the event."""
-        keys = [*partition_keys(0), *event_keys(0, self.event_id)]
+        keys = [*partition_keys(0), *event_keys(0, self.event_id), events_key(0)]
         arguments = ["bench:open_event", str(next(self.numbers)), str(FOREVER), UNBOUNDED, "0", "1"]
         arguments += [str(self.event_id), "1", str(tickets), "Bench", "{}"]
         self.client.evalsha(serving_scripts(0, 1)["open_event"].sha, len(keys), *keys, *arguments)

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from loadtests.bench_positions import FOREVER, UNBOUNDED, valkey
-from service.keys import event_keys, partition_keys
+from service.keys import event_keys, events_key, partition_keys
 from service.scripts import serving_scripts
 
 SIZES = (1, 4, 16, 32, 64, 128, 256)
@@ -73,6 +73,7 @@ class Bench:
         self, script: str, ids: list[int], words: list[Any], *, placed: bool = False
     ) -> list[Any]:
         keys = [*partition_keys(0), *(key for one in ids for key in event_keys(0, one))]
+        keys += [events_key(0)] if script == "open_event" else []
         head = [f"bench:{script}", next(self._numbers), FOREVER, UNBOUNDED, "0", len(ids), *ids]
         words = words if placed else ["1", *words]
         return ["EVALSHA", serving_scripts(0, 1)[script].sha, len(keys), *keys, *head, *words]

@@ -39,7 +39,7 @@ import uvloop
 from service.app import make_writer, spare_the_collector
 from service.embedded import EmbeddedPostgres, EmbeddedValkey, Store
 from service.handshakes import make_handshakes, urls_of
-from service.keys import event_keys, partition_keys
+from service.keys import event_keys, events_key, partition_keys
 from service.metrics import Metrics
 from service.migrations import migrate_up
 from service.probes import NotReadyError
@@ -96,6 +96,7 @@ class Stores:
 
     def _call(self, client: Any, script: str, *arguments: str) -> None:
         keys = [*partition_keys(0), *event_keys(0, 1)]
+        keys += [events_key(0)] if script == "open_event" else []
         head = [f"bench:{script}", str(next(self.calls)), FOREVER, FOREVER, "0"]
         sha = serving_scripts(0, 1)[script].sha
         reply = client.evalsha(sha, len(keys), *keys, *head, *arguments)
