@@ -167,7 +167,7 @@ MUTANTS: Sequence[Mutant] = (
             ("freeze_writer", "kill_api", "wipe_redis"),
             {"writers": 1, "workers": 1, "linger_s": 1.0, "awaited": 0.0, "think_s": 0.05},
         ),
-        shown_by=1_027,
+        shown_by=1_085,
     ),
     Mutant("no contiguity check", [(Lineage, "follows", _follows_across_gaps)]),
     Mutant("watermark before COMMIT", [(Writer, "_commit", _watermark_first)]),
@@ -181,6 +181,7 @@ MUTANTS: Sequence[Mutant] = (
         "no operation id",
         [(RedisServer, "remembers_calls", False)],
         focus=Focus(("network",), {"keyed": 0.0}),
+        shown_by=290,
     ),
     Mutant(
         "rebuild when the watermark is ahead",
@@ -202,7 +203,6 @@ MUTANTS: Sequence[Mutant] = (
         "NOSCRIPT loads the scripts by itself",
         [(RedisServer, "evaluate", _load_when_missing)],
         focus=Focus(("stale_redis", "freeze_writer", "kill_api")),
-        shown_by=120,
     ),
 )
 
