@@ -53,7 +53,7 @@ def epochs(count: int) -> list[Epoch]:
 def began(n: int) -> Change:
     """Return the first and only change of epoch n."""
     told = f'{{"beginning":{n - 1},"predecessor":{n - 1}}}'
-    return Change(n, n, 1, "epoch_began", None, None, told)
+    return Change(n, Counted(n), 1, "epoch_began", None, None, told)
 
 
 def ask_everything(count: int) -> None:
