@@ -3,11 +3,13 @@
 Whatever is refused is one line on stderr and an exit code: 2 for a setting, 1 for the rest.
 """
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from service import standard_streams
 from service.errors import ConfigurationError
 from service.rundir import RunDirectory, Service
 
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
 
 class Commands(click.Group):
     """A group whose commands may raise ConfigurationError."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command with three open streams; output that cannot be written is one line."""
+        standard_streams.open_missing()
+        code: Any = 1
+        said = ""
+        try:
+            super().main(*arguments, **options)
+        except SystemExit as end:
+            code = end.code
+        except OSError as error:
+            said = error.strerror or str(error)
+        if why := standard_streams.flush():
+            said = f"the output cannot be written: {why}"
+            code = code or 1
+        if said:
+            with contextlib.suppress(OSError):
+                click.echo(f"onsale: {said}", err=True)
+            standard_streams.flush()
+        sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a refused setting is one line, never a traceback."""

@@ -17,8 +17,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "tools",
-        """environment logs slots tallies metrics failures witness scripts admission batcher wire
-        migrations processes rundir""",
+        """environment logs slots standard_streams tallies metrics failures witness scripts
+        admission batcher wire migrations processes rundir""",
     ),
     (
         "stores",
