@@ -19,6 +19,7 @@ from urllib.parse import quote
 import asyncpg
 import psutil
 
+from service.aof_quarantine import AofQuarantine
 from service.environment import built
 from service.errors import ConfigurationError
 from service.probes import create_database, probe_postgresql, probe_redis
@@ -96,7 +97,10 @@ class EmbeddedValkey:
         self.url = f"unix://{quote(str(path))}?db=0"
         where = ("--dir", str(self._data), "--unixsocket", str(path))
         argv = (str(binary or _valkey_binary()), *where, *_VALKEY_OPTIONS)
-        self.role: Role | None = Role(self.name, argv, inherits=False)
+        quarantine = AofQuarantine(self._data, run.log_file(self.name))
+        self.role: Role | None = Role(
+            self.name, argv, inherits=False, before_start=quarantine.before_start
+        )
 
     async def prepare(self) -> None:
         """Make the data directory."""

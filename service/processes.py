@@ -68,6 +68,7 @@ class Keeper:
         self.role = role
         self.log_file = run.log_file(role.name)
         self.last_code: int | None = None
+        self.quick_ends = 0
         self._run = run
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -116,8 +117,10 @@ class Keeper:
             end = await self._live()
             if self._stopping.is_set():
                 return
+            self.quick_ends += 1
             if time.monotonic() - began >= SETTLED_S:
                 delay = BACKOFF_FIRST_S
+                self.quick_ends = 0
             log.warning(
                 "role down",
                 role=self.role.name,

@@ -31,6 +31,10 @@ from service.welcome import welcome
 
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
+QUICK_ENDS_MAX = 7
+"""A store that ended so often, within some six seconds, will end again. PostgreSQL may need two
+seconds until it can start where another was killed."""
+
 LEFTOVER_S = 15.0
 """How long a role that an earlier start has left may take to end, at least."""
 
@@ -167,7 +171,9 @@ class Supervisor:
                 if error.recovering:
                     # A long recovery is no failure: it may take minutes after a crash.
                     deadline = time.monotonic() + START_SECONDS
-                elif time.monotonic() > deadline:
+                elif time.monotonic() > deadline or (
+                    keeper is not None and keeper.quick_ends >= QUICK_ENDS_MAX
+                ):
                     raise _not_up(store.name, keeper, str(error)) from None
             await asyncio.sleep(POLL_SECONDS)
 

@@ -30,12 +30,16 @@ class Running:
         self.screen = ""
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, port: int = 0) -> None:
-        """Start it, and wait for its first screen."""
+    def environment(self, port: int) -> dict[str, str]:
+        """Return the environment of a start."""
         environment = {**os.environ, "ONSALE_DATA_DIR": str(self.data), "PORT": str(port)}
         for name in ("REDIS_URL", "DATABASE_URL", "DB_HOST"):
             environment.pop(name, None)
-        environment |= self._settings
+        return environment | self._settings
+
+    def start(self, port: int = 0) -> None:
+        """Start it, and wait for its first screen."""
+        environment = self.environment(port)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "service", "up"], env=environment, stdout=subprocess.PIPE
         )
@@ -82,8 +86,10 @@ class Running:
 
     def pid(self, role: str) -> int:
         """Return a role's process id, 0 while there is none."""
-        path = self.data / "run" / f"{role}.pid"
-        return int(path.read_text().split()[0]) if path.exists() else 0
+        try:
+            return int((self.data / "run" / f"{role}.pid").read_text().split()[0])
+        except FileNotFoundError:
+            return 0
 
     def kill(self, role: str) -> None:
         """Kill -9 a role, and wait until another process has its place."""

@@ -43,8 +43,8 @@ FLOORS: tuple[tuple[str, str], ...] = (
     ),
     (
         "composition",
-        """handshakes app embedded own_stores supervisor probes listener health welcome
-        crowd browser serving demo
+        """handshakes app aof_quarantine embedded own_stores supervisor probes listener health
+        welcome crowd browser serving demo
         looking reconcile_report audit_report history_report settings_table
         restore backup_report restore_report
         given_verdicts confirming repair deciding terminal operating backup_commands cli __main__
