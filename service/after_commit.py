@@ -76,7 +76,7 @@ class AfterCommit:
         except (RedisError, OSError) as error:
             self._failures.failed("watermark", partition, error)
         else:
-            # FENCED is none: whoever closed the partition, or left it closed, is seen at a look.
+            # FENCED is none: a partition that is closed is seen at the next look.
             self.without_scripts.discard(partition)
             self._failures.succeeded("watermark", partition)
 

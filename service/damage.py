@@ -119,7 +119,7 @@ async def strays_between(
 def is_strayed(
     page: Iterable[tuple[str, Mapping[str, str]]], recorded: Position, last: Position
 ) -> bool:
-    """Whether the first entry after P that cannot be read, or does not follow, is a stray.
+    """Return whether the first entry after P that cannot be read, or does not follow, is a stray.
 
     `last` is `meta`'s, read after the page: an entry behind it is none of a script that finished.
     """

@@ -21,13 +21,13 @@ import uvicorn
 log = structlog.stdlib.get_logger("onsale")
 
 FIRST_REQUEST_S = 2.0
-"""How long the first request may be under way on a connection that was made last."""
+"""Seconds for the first request on a connection that was made last."""
 
 _POLL_S = 0.02
 
 
 class Draining:
-    """Whether the process is going down: one for all its connections."""
+    """The state of going down, one for all connections of a process."""
 
     __slots__ = ("begun",)
 
@@ -113,7 +113,7 @@ def _accepted(listener: socket.socket) -> list[socket.socket]:
 
 
 def has_unread(transport: asyncio.Transport) -> bool:
-    """Whether bytes of a request have come on a connection that the loop has not read yet."""
+    """Return whether bytes have come on a connection that the loop has not read yet."""
     descriptor = transport.get_extra_info("socket").fileno()
     with socket.socket(fileno=os.dup(descriptor)) as connection:
         try:

@@ -14,7 +14,7 @@ STEPS = ("watermark", "trim", "wakeup", "look")
 
 
 class Failures:
-    """What fails at the moment, by step and partition."""
+    """Steps that fail at the moment, by step and partition."""
 
     def __init__(self, counter: Counter) -> None:
         """Nothing fails. `counter` has the label step."""

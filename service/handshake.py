@@ -170,7 +170,7 @@ class Handshake:
     async def _serves(
         self, meta: Meta, seen: Position, end: Position | None, damage: Damage | None
     ) -> bool:
-        """Whether an open epoch may be taken as it is. `end` of the outbox was read before."""
+        """Return whether an open epoch may be adopted; `end` of the outbox was read before."""
         return (
             meta.open
             and not meta.next

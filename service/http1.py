@@ -31,13 +31,13 @@ from service.patience import NEVER, READ_S, Patience
 from service.prefix import stripped
 
 PIECE_BYTES = HEADER_BYTES_MAX
-"""The most that the parser is fed at once."""
+"""Bytes fed to the parser at once, at most."""
 
 BLIND_BYTES = 128
-"""What the parser is fed of a body whose end is not known: at most seven requests begin in it."""
+"""Bytes fed at once of a body whose end is not known: at most seven requests begin in them."""
 
 WRITE_BUFFER_BYTES_MAX = 16 << 10
-"""Answers that a client has not taken yet, beyond what the kernel holds: then reading stops."""
+"""Bytes of answers that a client has not taken, beyond the kernel's buffer: then reading stops."""
 
 _NONE, _HEAD, _BODY = range(3)
 

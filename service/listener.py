@@ -18,7 +18,7 @@ log = structlog.stdlib.get_logger("onsale")
 
 BACKLOG = 2048
 RECEIVE_BUFFER_BYTES = 32 << 10
-"""What the kernel takes of a connection before it is read; Linux doubles it for its own use."""
+"""Bytes of a connection that the kernel holds unread; Linux doubles it for its own use."""
 
 _FILES_USUAL = 10_200
 """Open files, of the system's hard limit, for ten thousand connections and all else."""

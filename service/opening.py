@@ -105,7 +105,7 @@ class Opening:
             self.start()
 
     def damaged(self, epoch: int, why: str) -> None:
-        """Take note of damage in an epoch: nobody is served before it was rebuilt."""
+        """Take note of damage in an epoch: requests wait until it is rebuilt."""
         if self._damage is None or self._damage.epoch < epoch:
             log.error("Redis is damaged", partition=self._number, epoch=epoch, why=why)
             self._damage = Damage(epoch, why)

@@ -86,7 +86,7 @@ class PostgresqlAddress:
 
     @property
     def is_socket(self) -> bool:
-        """Whether the server is reached through a socket of this machine, without TLS."""
+        """Return whether the server is reached through a socket of this machine, without TLS."""
         return self.host.startswith("/")
 
     @property

@@ -25,7 +25,7 @@ _AGAIN_S = 0.2
 
 
 class Readiness:
-    """What is known of each partition of one worker."""
+    """The state of each partition of one worker, as last probed."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Readiness:
             await asyncio.sleep(max(0.0, began + pause - asyncio.get_running_loop().time()))
 
     def _is_known(self, partition: Partition, now: float) -> bool:
-        """Whether a booking that was just taken answers the question: no cost under load.
+        """Return whether a booking that was just taken answers the question: no cost under load.
 
         It says nothing of the record, where that has to move as well.
         """

@@ -64,7 +64,7 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """What a closed partition holds: R, W, whether a rebuild had begun, and its damage.
+    """A closed partition: R, W, whether a rebuild had begun, and its damage.
 
     `damage` says why nothing can go on from what Redis holds, and is empty where it can.
     """

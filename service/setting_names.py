@@ -11,7 +11,7 @@ from difflib import get_close_matches
 PREFIX = "ONSALE_"
 
 _NOT_MEANT = ("ONSALE_TEST_", "ONSALE_SUPERVISED_IN")
-"""What tests say to themselves, and the mark of a supervisor's children."""
+"""Names that tests use among themselves, and the mark of a supervisor's children."""
 
 # A Service of Kubernetes that is called onsale, or onsale-api, has these put into each container.
 _OF_KUBERNETES = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?")

@@ -37,7 +37,7 @@ class Shedding:
     """What the connections of one worker share."""
 
     def __init__(self, admission: Admission, metrics: Metrics, root: str = "") -> None:
-        """`metrics` counts whoever is refused here; `root` is the path prefix of links."""
+        """`metrics` counts the refusals; `root` is the path prefix of links."""
         self.admission = admission
         self._durations = metrics.request_durations
         self._problems = metrics.problem_counts

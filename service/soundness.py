@@ -82,7 +82,7 @@ class RedisAsFound:
 
 @dataclass(frozen=True, slots=True)
 class PostgresqlAsFound:
-    """What a PostgreSQL says to a session like ours. `settings` as SHOW has them.
+    """A PostgreSQL as a session like ours sees it. `settings` as SHOW has them.
 
     `next_settings`: those of them that our next session would be given by its role or database.
     """

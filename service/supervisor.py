@@ -36,7 +36,7 @@ QUICK_ENDS_MAX = 7
 seconds until it can start where another was killed."""
 
 LEFTOVER_S = 15.0
-"""How long a role that an earlier start has left may take to end, at least."""
+"""Seconds that a role left by an earlier start may take to end, at least."""
 
 REFUSED_SETTING = 2
 """The exit code of a role that met a ConfigurationError."""

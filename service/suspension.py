@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 
 class Suspension:
-    """What is wrong with the stores, and the answers that relied on them.
+    """Findings about the stores, and the answers that relied on them.
 
     `why`: the reason for which calls are refused, empty while none is. `away`: the reason for
     which the worker is not ready, though calls are taken. `answered` counts the answers that named
@@ -19,7 +19,7 @@ class Suspension:
     __slots__ = ("_because", "answered", "away", "recorded", "why")
 
     def __init__(self) -> None:
-        """Nothing is wrong before somebody has looked: the handshake has."""
+        """Begin without findings: the handshake has looked."""
         self._because: dict[str, str] = {}
         self.why = ""
         self.away = ""
@@ -28,7 +28,7 @@ class Suspension:
 
     @property
     def because(self) -> Mapping[str, str]:
-        """What is wrong, by store."""
+        """Findings by store."""
         return self._because
 
     def suspend(self, store: str, why: str) -> None:

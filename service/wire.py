@@ -51,7 +51,7 @@ _RETIRE_AFTER_S = 0.5
 _STALE_ID = "equal or smaller than the target stream top item"
 _DAMAGED = "DAMAGED "
 _IN_A_SCRIPT = re.compile(r"user_script|script: [0-9a-f]{40}")
-"""What stands in each error that was raised inside a script, whatever it begins with."""
+"""Text of every error that was raised inside a script."""
 
 _MORE = object()
 """What the reader returns until a reply is whole."""

@@ -1,4 +1,4 @@
-"""How many examples Hypothesis tries: a fifth in `make test`, all in `make examples`."""
+"""Examples that Hypothesis tries: a fifth in `make test`, all in `make examples`."""
 
 import os
 

@@ -22,7 +22,7 @@ from loadtests.benching.trees import HERE, Tree
 from loadtests.benching.variants import OnsaleVariant
 
 SCENARIOS = ("book", "recorded 1024", "sold out", "cancel", "repeat", "status", "user")
-"""What is compared where nothing is named."""
+"""Scenarios that are compared where none is named."""
 
 ROUNDS = 15
 LOOK_S = 2.0
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What one scenario gave, and how this tree's numbers are to the other's."""
+    """One scenario's numbers: this tree's as a ratio to the other's."""
 
     scenario: str
     result: GroupResult

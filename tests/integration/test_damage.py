@@ -1,4 +1,4 @@
-"""What no script wrote, and what a script left half done: recovery makes the partition whole."""
+"""Entries of no script, and changes left half done: recovery makes the partition whole."""
 
 import asyncio
 import json

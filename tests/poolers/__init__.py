@@ -1,1 +1,1 @@
-"""What needs a PgBouncer before PostgreSQL: `make test-servers` runs it."""
+"""Tests that need a PgBouncer before PostgreSQL: `make test-servers` runs it."""
