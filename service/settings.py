@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     """How long bookings may stand waiting for others, reads half as long; then new ones get 503."""
 
     drain_seconds: int = Field(0, ge=0, le=600)
-    """Seconds that an API process serves on after SIGTERM, for proxies to notice; 10 in the image."""
+    """Seconds of service after SIGTERM, until a proxy has noticed; 10 in the image."""
 
     linger_ms_max: int = Field(25, ge=0, le=1_000)
     """How long a busy writer waits for more before it commits."""
