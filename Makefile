@@ -49,7 +49,7 @@ demo: $(INSTALLED) ## Hold a sale: 3,000 people for 300 tickets, on the running 
 
 # The wheels' servers speak no TLS: what needs it runs on others, in test-servers.
 test: .venv/.dev ## Run the whole test suite (WITHOUT="tests/unit …" leaves rooms out)
-	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations 15 --durations-min 5 $(foreach room,tests/tls tests/proxies tests/poolers tests/torture $(WITHOUT),--ignore=$(room))
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations 15 --durations-min 5 $(foreach room,tests/tls tests/proxies tests/poolers tests/torture $(WITHOUT),--ignore=$(room))
 
 # Without the tests of the wheels themselves, of stand-ins and of fakeredis, which `test` has run.
 test-servers: ROOMS := tests/integration tests/lua tests/tls tests/proxies tests/poolers

@@ -20,6 +20,19 @@ from tests.servers import Servers, fresh_database
 
 logs.route()  # without a handler: pytest's own collects what is logged
 
+LONG = (
+    "tests/restores/",
+    "tests/loadtests/test_a_crowd.py",
+    "tests/http/test_restores.py",
+    "tests/http/test_record_behind.py",
+    "tests/integration/test_deadletters",
+    "tests/integration/test_given_verdicts.py",
+    "tests/integration/test_recorded.py",
+    "tests/integration/test_writer",
+    "tests/packaging/",
+)
+"""Files of more than 25 s."""
+
 Client = Any
 """A client of Redis: redis-py types every text as text or bytes."""
 
@@ -56,6 +69,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what `pytest_configure` made."""
     if not hasattr(config, "workerinput"):
         memory.remove(config.option.basetemp)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none is left alone at the end.
+
+    Behind the shuffle of pytest-randomly, which stands for all others. `make test` gives each file
+    to one process, since a module's fixture would be made anew in each that runs one of its tests.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,15 @@ async def position(sold: Sold, user: str) -> tuple[str, int]:
     return found.status, found.position
 
 
+async def booked(sold: Sold, user: str) -> str:
+    """Book as a client does, who repeats what was not done in time; return the status."""
+    while True:
+        try:
+            return (await sold.engine.book(sold.event_id, user)).status
+        except Problem as problem:
+            assert problem.code == "unavailable"
+
+
 async def all_is_recorded(sold: Sold, settings: Settings, record: Record) -> None:
     """Hold Redis against the record once that has caught up, and the record against itself."""
     assert settings.own_redis_url is not None
@@ -101,7 +110,7 @@ class TestStrays:
         """The next booking is made, nobody moves, and the next epoch has the next number."""
         await STRAYS[stray](valkey)
         async with writing(settings):
-            assert (await sold.engine.book(sold.event_id, "e")).status == "waiting"
+            assert await booked(sold, "e") == "waiting"
             assert [await position(sold, user) for user in "abcde"] == [
                 ("booked", 0),
                 *(("waiting", place) for place in (1, 2, 3, 4)),
@@ -153,7 +162,7 @@ class TestStrays:
         with pytest.raises(Problem, match="outcome_unknown"):
             await sold.engine.book(sold.event_id, "e")
         async with writing(settings):
-            assert (await sold.engine.book(sold.event_id, "e")).status == "waiting"
+            assert await booked(sold, "e") == "waiting"
             await all_is_recorded(sold, settings, record)
 
     async def test_an_outbox_of_another_type_loses_nothing_silently(
@@ -178,7 +187,7 @@ class TestStrays:
             with pytest.raises(Problem) as caught:
                 await sold.engine.book(sold.event_id, "e")
             assert caught.value.code == "outcome_unknown"
-            assert (await sold.engine.book(sold.event_id, "e")).status == "waiting"
+            assert await booked(sold, "e") == "waiting"
             await all_is_recorded(sold, settings, record)
 
 
